@@ -13,10 +13,10 @@ from harness.qemu.architectures import DEFAULT_ARCHITECTURE
 LIBVIRTS = ("debian-13", "debian-12")
 """Suites whose libvirt is tested: 11.3 and 9.0."""
 
-# busybox has the shell of the script that starts an unpacked QEMU.
-_PACKAGES = ("libvirt-daemon-driver-qemu", "libvirt-daemon", "libvirt-clients", "busybox-static")
+# busybox has the shell of the script that starts an unpacked QEMU. By zstd libvirt compresses what it saves.
+_PACKAGES = ("libvirt-daemon-driver-qemu", "libvirt-daemon", "libvirt-clients", "busybox-static", "zstd")
 # The QEMU that the driver depends on comes from its own packages.
-_KEEP = ("lib", "zlib1g", "busybox-static")
+_KEEP = ("lib", "zlib1g", "busybox-static", "zstd")
 _DRIVER = f"usr/lib/{DEFAULT_ARCHITECTURE.triplet}/libvirt/connection-driver/libvirt_driver_qemu.so"
 
 

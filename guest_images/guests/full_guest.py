@@ -21,8 +21,8 @@ DISK_CMDLINE = "root=/dev/vda rw"
 PACKAGES = (
     "base-files", "base-passwd", "bash", "bsdutils", "coreutils", "dash", "dbus", "debianutils", "diffutils",
     "e2fsprogs", "findutils", "grep", "gzip", "hostname", "init", "iproute2", "kmod", "less", "libc-bin",
-    "login", "mawk", "mount", "ncurses-base", "openssh-server", "passwd", "procps", "sed", "sudo", "systemd",
-    "systemd-sysv", "tar", "tzdata", "udev", "util-linux",
+    "login", "mawk", "mount", "ncurses-base", "openssh-server", "passwd", "procps", "qemu-guest-agent", "sed",
+    "sudo", "systemd", "systemd-sysv", "tar", "tzdata", "udev", "util-linux",
 )  # fmt: skip
 
 _SIZE_MIB = 640

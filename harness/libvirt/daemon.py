@@ -156,12 +156,20 @@ class Libvirt:
         process.stdin.flush()
         self._await_answer(Deadline(_START_SECONDS))
 
+    def inside(self, path: str) -> Path:
+        """Return the path on this machine of a file that libvirt knows by another path.
+
+        Raises:
+            OSError, ValueError: the room has ended.
+        """
+        pid = self._running().pid
+        (first, *_) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return Path(f"/proc/{first}/root{path}")
+
     def _last_words(self, name: str) -> str:
         """Return what a domain's QEMU wrote last, as the end of a sentence; "" where it wrote nothing."""
-        pid = self._running().pid
         try:
-            (first, *_) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            log = Path(f"/proc/{first}/root/var/log/libvirt/qemu/{name}.log").read_text(errors="replace")
+            log = self.inside(f"/var/log/libvirt/qemu/{name}.log").read_text(errors="replace")
         except (OSError, ValueError):
             return ""
         lines = [line for line in log.splitlines() if line.strip()]

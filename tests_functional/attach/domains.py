@@ -82,11 +82,21 @@ def own_libvirt(run: Run, name: str, user: str, *binds: Path) -> Iterator[Libvir
             f"'{run.stack.executable}' is none of the catalogue's QEMUs, and a libvirt of our own, which has "
             "its own /usr, can run only those."
         )
-    domain_xml(run.stack)
+    require_x86_64(run.stack)
     packages = provide_libvirt(name, run.provisioning)
     run.say(f"Starting libvirt {packages.version}.")
     with Libvirt(packages, run.folder / "libvirt", (run.cache.folder, *binds), user) as libvirt:
         yield libvirt
+
+
+def require_x86_64(stack: Stack) -> None:
+    """Check that the stack's guest is one that these tests boot in a domain.
+
+    Raises:
+        NotApplicable: it is none of x86_64, or boots by its own boot loader.
+    """
+    if stack.image.kernel is None or stack.image.architecture != X86_64:
+        raise NotApplicable("These tests boot a guest of x86_64 by its kernel in a domain.")
 
 
 def domain_xml(stack: Stack, devices: str = "", memory: str = "") -> str:

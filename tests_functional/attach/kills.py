@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.attach.guard import PUT_BACK
+from harness.attach.guard import PUT_BACK, UNPIN
 from harness.attach.machine import AttachedMachine
+from harness.attach.pins import pin_place
 from harness.attach.virsh import Domain
 from harness.deadline import Deadline
 from harness.qemu.qmp import QmpSession
@@ -70,17 +71,30 @@ INSTANTS = (
 )
 """Before and after each thing that a save does to a VM."""
 
+PIN_INSTANTS = (
+    Instant("nbd-server-start", True),
+    Instant("blockdev-add", True),
+    Instant("blockdev-backup", True),
+    Instant("block-export-add", True),
+    Instant("block-export-add", True, guard=True),
+    Instant(UNPIN, False),
+)
+"""The same for a VM with a disk that it can write to, which is pinned."""
+
+ALL_INSTANTS = (*INSTANTS, *PIN_INSTANTS)
+
 
 def save_and_be_killed(way: Path | Domain, folder: Path, ram_mib: int, number: int) -> None:
-    """Save a VM, and kill this process or the guard at the instant of that number."""
-    instant = INSTANTS[number]
-    with AttachedMachine(way, folder, 30.0) as machine:
+    """Save a VM, and kill this process or the guard at the instant of that number in ALL_INSTANTS."""
+    instant = ALL_INSTANTS[number]
+    with pin_place() as place, AttachedMachine(way, folder, 30.0) as machine:
 
         def kill() -> None:
             os.kill(machine.guard_pid if instant.guard else os.getpid(), signal.SIGKILL)
 
         arm(machine, instant, kill)
-        save_attached(machine, folder, ram_mib, GoldenWay.MEMORY, _SAVE_SECONDS)
+        save_attached(machine, folder, ram_mib, GoldenWay.MEMORY, _SAVE_SECONDS, place)
+        machine.unpin()
 
 
 def way_text(way: Path | Domain) -> str:

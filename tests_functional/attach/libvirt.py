@@ -22,7 +22,7 @@ from tests_functional.attach.domains import (
     own_libvirt,
     writing_domain,
 )
-from tests_functional.attach.kills import Instant, arm
+from tests_functional.attach.kills import ALL_INSTANTS, Instant, arm
 from tests_functional.attach.look import look
 from tests_functional.attach.prove import AttachOptions, prove
 from tests_functional.attach.scenario import (
@@ -49,19 +49,21 @@ from validators.verdict import CheckResult
 _JOBS = "After the proof libvirt says that the domain runs, and has no job of it."
 _DEVICES = "libvirt of our own has left the machine's device nodes as they were."
 _SHARED = "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>"
-_VHOST_DISK = """
+_VHOSTDISK = """
 <disk type='vhostuser' device='disk' snapshot='no'>
   <driver name='qemu' type='raw'/>
   <source type='unix' path='{socket}'/>
   <target dev='vda' bus='virtio'/>
 </disk>
 """
-_USUAL = """
+DISK = """
 <disk type='file' device='disk'>
   <driver name='qemu' type='qcow2'/>
   <source file='{disk}'/>
   <target dev='vda' bus='virtio'/>
 </disk>
+"""
+_USUAL = f"""{DISK}
 <interface type='user'><model type='e1000'/></interface>
 <serial type='pty'/>
 <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
@@ -87,11 +89,7 @@ def proven_in_libvirt(name: str, user: str) -> Callable[[Run], Outcome]:
 
     def scenario(run: Run) -> Outcome:
         begun, nodes = time.monotonic(), device_nodes()
-        disk = run.folder / "disk" / "disk.qcow2"
-        disk.parent.mkdir()
-        make_empty_disk(disk, _DISK_BYTES)
-        # For QEMU's user, who may not enter every folder of ours.
-        disk.chmod(0o666)
+        disk = make_disk(run)
         devices = _USUAL.format(disk=disk)
         with (
             own_libvirt(run, name, user, disk.parent) as libvirt,
@@ -100,7 +98,7 @@ def proven_in_libvirt(name: str, user: str) -> Callable[[Run], Outcome]:
             outcome = prove_at(guest.domain, run.folder / "proof", AttachOptions(run.name), run)
             require_restored(outcome)
             machine, source = guest.source.guest.machine, guest.source
-            checks = [*outcome.checks, judge_domain(*_said(libvirt))]
+            checks = [*outcome.checks, judge_domain(*said(libvirt))]
             checks += check_source_guest(machine, source.guest.agent, source.before.median_bucket)
         checks.append(judge_nodes(nodes, device_nodes()))
         run.discard(run.folder)
@@ -108,6 +106,15 @@ def proven_in_libvirt(name: str, user: str) -> Callable[[Run], Outcome]:
         return outcome_of(run, checks, time.monotonic() - begun, holds, dict(outcome.figures))
 
     return scenario
+
+
+def make_disk(run: Run) -> Path:
+    """Make an empty disk in a folder of its own, for QEMU's user, who may not enter every folder of ours."""
+    disk = run.folder / "disk" / "disk.qcow2"
+    disk.parent.mkdir()
+    make_empty_disk(disk, _DISK_BYTES)
+    disk.chmod(0o666)
+    return disk
 
 
 def planted_in_libvirt(name: str) -> Callable[[Run], Outcome]:
@@ -144,7 +151,7 @@ def foreign_in_libvirt(name: str) -> Callable[[Run], Outcome]:
                 served(STORAGE, values, run.folder / "daemon.log", run.provisioning),
                 own_libvirt(run, name, "root", place) as libvirt,
             ):
-                libvirt.start(domain_xml(run.stack, _VHOST_DISK.format(socket=socket), _SHARED))
+                libvirt.start(domain_xml(run.stack, _VHOSTDISK.format(socket=socket), _SHARED))
                 domain = Domain(NAME, str(libvirt.virsh), libvirt.uri)
                 with AttachedMachine(domain, run.folder / "look", MAX_STOP) as machine:
                     obstacles = look(machine, run.folder).obstacles
@@ -159,9 +166,13 @@ def killed_in_libvirt(name: str) -> Callable[[Run], Outcome]:
 
     def scenario(run: Run) -> Outcome:
         begun = time.monotonic()
-        with own_libvirt(run, name, "root") as libvirt, writing_domain(run, libvirt) as guest:
-            checks = kill_at_each_instant(run, guest.source, guest.domain)
-            checks.append(judge_domain(*_said(libvirt)))
+        disk = make_disk(run)
+        with (
+            own_libvirt(run, name, "root", disk.parent) as libvirt,
+            writing_domain(run, libvirt, DISK.format(disk=disk)) as guest,
+        ):
+            checks = kill_at_each_instant(run, guest.source, guest.domain, ALL_INSTANTS)
+            checks.append(judge_domain(*said(libvirt)))
         run.discard(run.folder)
         return outcome_of(run, checks, time.monotonic() - begun, "The domain was put back after each kill.")
 
@@ -186,7 +197,7 @@ def restarted_in_libvirt(name: str) -> Callable[[Run], Outcome]:
                 settled = settle(guest.source.guest.machine, _SETTLE_SECONDS)
                 checks.append(judge_after_restart(instant, settled))
                 run.discard(folder)
-            checks.append(judge_domain(*_said(libvirt)))
+            checks.append(judge_domain(*said(libvirt)))
         return outcome_of(run, checks, time.monotonic() - begun, "The domain was put back each time.")
 
     return scenario
@@ -225,7 +236,8 @@ def judge_after_restart(instant: Instant, found: Settled) -> CheckResult:
     return judged(f"{instant.command}/put-back", _RESTARTED, problems)
 
 
-def _said(libvirt: Libvirt) -> tuple[str, str]:
+def said(libvirt: Libvirt) -> tuple[str, str]:
+    """Return what libvirt says of the domain: `domstate` and `domjobinfo`."""
     return libvirt.run("domstate", NAME).strip(), libvirt.run("domjobinfo", NAME).strip()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -56,6 +57,7 @@ class KnownWrong:
 _KNOWN_WRONG = (
     # QEMU up to 8.1 has a guest go on that libvirt has stopped.
     KnownWrong("save/on", "F1", ("7.2.",)),
+    KnownWrong("managedsave/on", "F1", ("7.2.",)),
     KnownWrong("snapshot-outside/on", "F1", ("7.2.",)),
     KnownWrong("snapshot-outside-live/on", "F62"),
     KnownWrong("snapshot-outside-live/off", "F63", ("7.2.",), always=False),
@@ -73,7 +75,8 @@ class LibvirtFlow:
     Attributes:
         name: in results.
         words: of virsh, behind the domain's name; {folder} is one that is empty.
-        file: what is judged, in the folder; "" for a snapshot in the disk.
+        file: what is judged, in the folder, or the path that libvirt knows it by; "" for a snapshot in the
+            disk.
         lives: whether the guest is to run on.
         pins: whether the state of the disk belongs to what is saved.
     """
@@ -88,6 +91,9 @@ class LibvirtFlow:
 FLOWS = (
     LibvirtFlow("save", ("save", NAME, "{folder}/vmstate"), "vmstate"),
     LibvirtFlow("save-sparse", ("save", NAME, "{folder}/vmstate", "--image-format", "sparse"), "vmstate"),
+    LibvirtFlow("save-zstd", ("save", NAME, "{folder}/vmstate", "--image-format", "zstd"), "vmstate"),
+    # libvirt 11.3 src/qemu/qemu_conf.c: `saveDir` of system mode.
+    LibvirtFlow("managedsave", ("managedsave", NAME), f"/var/lib/libvirt/qemu/save/{NAME}.save"),
     LibvirtFlow("dump-live", ("dump", NAME, "{folder}/vmstate", "--live"), "vmstate", True, pins=False),
     LibvirtFlow("snapshot-inside", ("snapshot-create-as", NAME, "one"), "", lives=True),
     LibvirtFlow(
@@ -210,7 +216,7 @@ def _judged(libvirt: Libvirt, flow: LibvirtFlow, guest: DomainGuest, folder: Pat
     if flow.lives and state != "running":
         return Found(_WRONG, f"The domain is left '{state}'.")
     try:
-        verdict = check_file(folder / flow.file if flow.file else disk)
+        verdict = check_file(_judged_file(libvirt, flow, folder, disk))
     except UsageError as error:
         return Found(_WRONG, f"The file cannot be read: {error.sentence}")
     if wrong := wrong_file(verdict):
@@ -221,6 +227,13 @@ def _judged(libvirt: Libvirt, flow: LibvirtFlow, guest: DomainGuest, folder: Pat
             f"The guest ran between T0 of its memory and that of its disk (events: {', '.join(events)}).",
         )
     return Found(_RIGHT)
+
+
+def _judged_file(libvirt: Libvirt, flow: LibvirtFlow, folder: Path, disk: Path) -> Path:
+    """Return what a flow has made; a file that libvirt keeps in its own place is copied into the folder."""
+    if not flow.file.startswith("/"):
+        return folder / flow.file if flow.file else disk
+    return Path(shutil.copy(libvirt.inside(flow.file), folder / "vmstate"))
 
 
 def wrong_file(verdict: Verdict) -> str:

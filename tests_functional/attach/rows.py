@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, QUICK_GUEST, SMALL, ProfileRow
+from harness.qemu.architectures import X86_64
+from tests_functional.lib.profile_row import ANY_GUEST, PREMERGE, QUICK_GUEST, SMALL, UEFI, ProfileRow
 
 _ATTACH = "attach/test_attach.py:Attach"
 
@@ -12,6 +13,13 @@ _GUEST: Mapping[str, str | int | float] = {"ram_mib": 128, "coverage": 0.7, "gue
 
 # The room of a libvirt of our own has no /dev/kvm.
 _LIBVIRT_GUEST: Mapping[str, str | int | float] = {**_GUEST, "accel": "tcg"}
+_LINUX_DOMAIN: Mapping[str, str | int | float] = {"ram_mib": 256, "coverage": 0.7, "accel": "tcg"}
+_UEFI_MACHINE = [kind.name for kind in X86_64.machines if kind.uefi][-1]
+_FULL_DOMAIN: Mapping[str, str | int | float] = {
+    "guest": "debian-13-full", "machine": _UEFI_MACHINE, "firmware": UEFI,
+    "ram_mib": 512, "coverage": 0.6, "accel": "tcg",
+}  # fmt: skip
+_WHY_LINUX = "it is a domain with an operating system; a bare guest is in attach.libvirt-11"
 
 ROWS = (
     ProfileRow(
@@ -96,6 +104,60 @@ ROWS = (
         kinds=ANY_GUEST,
     ),
     ProfileRow(
+        "attach.libvirt-fifty-times",
+        f"{_ATTACH}.test_libvirt_again",
+        "what one proof leaves in QEMU or libvirt (a descriptor, a node, a thread) adds up",
+        {**_LIBVIRT_GUEST, "libvirt": "debian-13", "times": "50"},
+        seconds=2400,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.libvirt-linux-11",
+        f"{_ATTACH}.test_libvirt_linux",
+        "domains have an operating system, booted by its kernel here, with virtio devices on a pc",
+        {**_LINUX_DOMAIN, "libvirt": "debian-13", "user": "libvirt-qemu"},
+        why_linux=_WHY_LINUX,
+    ),
+    ProfileRow(
+        "attach.libvirt-linux-9",
+        f"{_ATTACH}.test_libvirt_linux",
+        "the same with libvirt 9.0 of long-lived hosts",
+        {**_LINUX_DOMAIN, "libvirt": "debian-12", "user": "root"},
+        why_linux=_WHY_LINUX,
+    ),
+    ProfileRow(
+        "attach.libvirt-uefi-11",
+        f"{_ATTACH}.test_libvirt_linux",
+        "a domain as users have it: PCI Express, UEFI, disks that are written to, and the QEMU guest agent",
+        {**_FULL_DOMAIN, "libvirt": "debian-13", "user": "libvirt-qemu"},
+        seconds=900,
+        why_linux=_WHY_LINUX,
+    ),
+    ProfileRow(
+        "attach.libvirt-uefi-9",
+        f"{_ATTACH}.test_libvirt_linux",
+        "the same with libvirt 9.0 of long-lived hosts",
+        {**_FULL_DOMAIN, "libvirt": "debian-12", "user": "root"},
+        seconds=900,
+        why_linux=_WHY_LINUX,
+    ),
+    ProfileRow(
+        "attach.libvirt-uefi-planted",
+        f"{_ATTACH}.test_libvirt_linux_planted",
+        "a proof of such a domain that cannot fail proves nothing",
+        {**_FULL_DOMAIN, "libvirt": "debian-13"},
+        seconds=900,
+        why_linux=_WHY_LINUX,
+    ),
+    ProfileRow(
+        "attach.libvirt-unpinned",
+        f"{_ATTACH}.test_libvirt_unpinned",
+        "a restored guest that does not notice the disk of a later time shows nothing of disks",
+        {**_FULL_DOMAIN, "libvirt": "debian-13"},
+        seconds=900,
+        why_linux=_WHY_LINUX,
+    ),
+    ProfileRow(
         "attach.libvirt-planted",
         f"{_ATTACH}.test_libvirt_planted",
         "a proof of a domain that cannot fail proves nothing",
@@ -122,6 +184,21 @@ ROWS = (
         f"{_ATTACH}.test_libvirt_restarted",
         "an update of its package restarts libvirtd at any time, with events of QEMU lost",
         {**_LIBVIRT_GUEST, "libvirt": "debian-13"},
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.libvirt-killed-9",
+        f"{_ATTACH}.test_libvirt_killed",
+        "the same with libvirt 9.0 of long-lived hosts",
+        {**_LIBVIRT_GUEST, "libvirt": "debian-12"},
+        seconds=900,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.libvirt-restarted-9",
+        f"{_ATTACH}.test_libvirt_restarted",
+        "the same with libvirt 9.0 of long-lived hosts",
+        {**_LIBVIRT_GUEST, "libvirt": "debian-12"},
         kinds=ANY_GUEST,
     ),
     ProfileRow(

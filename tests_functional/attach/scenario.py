@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.attach.ledger import PIN
 from harness.attach.machine import AttachedMachine
 from harness.attach.virsh import Domain
 from harness.codes import Code
@@ -20,7 +21,7 @@ from harness.linux.socket_folder import socket_folder
 from harness.qemu import migration
 from harness.qemu.machine import Machine
 from harness.status import Status
-from tests_functional.attach.kills import INSTANTS, Instant, way_text
+from tests_functional.attach.kills import ALL_INSTANTS, INSTANTS, Instant, way_text
 from tests_functional.attach.look import Obstacle, look
 from tests_functional.attach.prove import AttachOptions, prove
 from tests_functional.lib.build_outcome import outcome_of
@@ -58,11 +59,13 @@ class Settled:
         state: its run state.
         capability: whether background-snapshot is on.
         migration: the status of its migration.
+        pins: what still pins its disks, by name.
     """
 
     state: str
     capability: bool
     migration: str
+    pins: tuple[str, ...] = ()
 
 
 RIGHT = Settled("running", False, "none")
@@ -133,11 +136,14 @@ def killed_at_each_instant(run: Run) -> Outcome:
     return outcome_of(run, checks, time.monotonic() - begun, "The VM was put back after each kill.")
 
 
-def kill_at_each_instant(run: Run, source: Source, way: Path | Domain) -> list[CheckResult]:
+def kill_at_each_instant(
+    run: Run, source: Source, way: Path | Domain, instants: Sequence[Instant] = INSTANTS
+) -> list[CheckResult]:
     """Save a guest once for each instant and be killed there, and prove it afterwards."""
     checks = []
     machine = source.guest.machine
-    for number, instant in enumerate(INSTANTS):
+    for instant in instants:
+        number = ALL_INSTANTS.index(instant)
         run.say(f"The {instant.words}.")
         folder = run.folder / f"{number:02d}"
         code = _be_killed(way, folder, run.stack.total_mib, number)
@@ -180,12 +186,22 @@ def settle(machine: Machine, seconds: float) -> Settled:
             str(machine.qmp.execute("query-status")["status"]),
             migration.capabilities(machine)[migration.BACKGROUND_SNAPSHOT],
             str(machine.query_migrate().get("status", "none")),
+            left_pins(machine),
         )
         if found == replace(RIGHT, migration=found.migration) and found.migration in _ENDED:
             return found
         if deadline.expired:
             return found
         machine.pause(deadline, 0.05)
+
+
+def left_pins(machine: Machine) -> tuple[str, ...]:
+    """Return the names of all that still pins a VM's disks: nodes, jobs, exports and descriptors."""
+    ask = machine.qmp.execute
+    names = [one["node-name"] for one in ask("query-named-block-nodes", {"flat": True})]
+    names += [one["id"] for one in (*ask("query-jobs"), *ask("query-block-exports"))]
+    names += [str(one.get("opaque")) for fds in ask("query-fdsets") for one in fds["fds"]]
+    return tuple(sorted({name for name in names if name.startswith(PIN)}))
 
 
 def judge_after_kill(instant: Instant, code: int, found: Settled) -> CheckResult:
@@ -216,6 +232,9 @@ def judge_after_kill(instant: Instant, code: int, found: Settled) -> CheckResult
     if found.migration not in _ENDED:
         sentence = f"A migration is left '{found.migration}'."
         problems.append(Problem(Code.ATTACH_LEFT, sentence, {"what": "migration"}))
+    if found.pins:
+        sentence = f"Its disks are left pinned: {', '.join(found.pins)}."
+        problems.append(Problem(Code.ATTACH_LEFT, sentence, {"what": "pin"}))
     return judged(instant.label, _AS_BEFORE, problems)
 
 

@@ -7,7 +7,9 @@ from tests_functional.attach.libvirt import (
     proven_in_libvirt,
     restarted_in_libvirt,
 )
+from tests_functional.attach.libvirt_again import again_in_libvirt
 from tests_functional.attach.libvirt_flows import libvirt_flows
+from tests_functional.attach.libvirt_linux import linux_in_libvirt, planted_linux, unpinned_disk
 from tests_functional.attach.owner import owner_acts
 from tests_functional.attach.scenario import (
     attach_again_and_again,
@@ -53,6 +55,22 @@ class Attach(SnapshotTest):
     def test_libvirt(self) -> None:
         """A domain of libvirt is proven by one command, and libvirt finds it as it was."""
         self.judge(proven_in_libvirt(self.option("libvirt"), self.option("user")))
+
+    def test_libvirt_again(self) -> None:
+        """A domain that is proven many times in a row is afterwards as it was before the first."""
+        self.judge(again_in_libvirt(self.option("libvirt"), int(self.option("times"))))
+
+    def test_libvirt_linux(self) -> None:
+        """A domain with a Linux guest is proven, and libvirt finds it as it was."""
+        self.judge(linux_in_libvirt(self.option("libvirt"), self.option("user")))
+
+    def test_libvirt_linux_planted(self) -> None:
+        """Pages that the QEMU of a domain with a Linux guest does not protect are seen and named."""
+        self.judge(planted_linux(self.option("libvirt")))
+
+    def test_libvirt_unpinned(self) -> None:
+        """A restored guest whose disk has the content of a later time notices that."""
+        self.judge(unpinned_disk(self.option("libvirt")))
 
     def test_libvirt_planted(self) -> None:
         """Pages that the QEMU of a domain does not protect are seen and named."""

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from harness.attach.ledger import PIN
 from harness.codes import Code
 from harness.errors import SetupBroken
 from harness.status import Status
-from tests_functional.attach.kills import INSTANTS, Instant
+from tests_functional.attach.kills import ALL_INSTANTS, INSTANTS, Instant
 from tests_functional.attach.owner import judge_told
-from tests_functional.attach.scenario import RIGHT, Settled, judge_after_kill, judge_seen, require_compared
+from tests_functional.attach.scenario import (
+    RIGHT,
+    Settled,
+    judge_after_kill,
+    judge_seen,
+    left_pins,
+    require_compared,
+)
 from tests_functional.lib.build_outcome import build_outcome
 from tests_functional.lib.outcome import Outcome
 from validators.verdict import CheckResult, Violation
@@ -34,6 +44,7 @@ def test_vm_as_before_passes() -> None:
         (Settled("running", True, "none"), "capability"),
         (Settled("running", False, "active"), "migration"),
         (Settled("running", False, "failed"), "migration"),
+        (Settled("running", False, "none", ("snapproof-pin-0",)), "pin"),
     ],
 )
 def test_what_is_left_is_named(found: Settled, what: str) -> None:
@@ -50,9 +61,21 @@ def test_kill_that_did_not_happen_shows_nothing(instant: Instant, code: int) -> 
         judge_after_kill(instant, code, RIGHT)
 
 
+def test_names_of_pins_that_are_left() -> None:
+    """Nodes, jobs, exports and descriptors of ours, and nothing of the owner's."""
+    answers: dict[str, Any] = {
+        "query-named-block-nodes": [{"node-name": "disk"}, {"node-name": f"{PIN}-0"}],
+        "query-jobs": [{"id": f"{PIN}-1"}, {"id": "backup"}],
+        "query-block-exports": [{"id": f"{PIN}-2"}],
+        "query-fdsets": [{"fds": [{"fd": 3}, {"fd": 4, "opaque": f"{PIN}-3"}]}],
+    }
+    machine: Any = SimpleNamespace(qmp=SimpleNamespace(execute=lambda command, *_: answers[command]))
+    assert left_pins(machine) == tuple(f"{PIN}-{number}" for number in range(4))
+
+
 def test_instants_have_names_of_their_own() -> None:
     """Checks are told apart by name; ten instants and more are of the command itself."""
-    assert len({one.label for one in INSTANTS}) == len(INSTANTS)
+    assert len({one.label for one in ALL_INSTANTS}) == len(ALL_INSTANTS)
     assert sum(not one.guard for one in INSTANTS) >= 10
 
 
