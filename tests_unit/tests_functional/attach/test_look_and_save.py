@@ -190,6 +190,43 @@ def test_guest_that_goes_on_before_the_save(
         save._begin(vm, tmp_path, "fd:x", way, 0, 1.0)
 
 
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("state", ["running", "paused"])
+def test_disks_are_pinned_while_the_guest_stands_still(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str, refused: bool
+) -> None:
+    """After `stop`, before `migrate`; where QEMU refuses it, the save goes on without, and says why."""
+    done: list[str] = []
+
+    def pin(*_arguments: object) -> str:
+        done.append("pin")
+        if refused:
+            raise CommandRefused("nbd-server-start", "NBD server already running.")
+        return "pins"
+
+    vm: Any = _Vm(**{"query-status": {"status": "paused"}})
+    answer = vm.execute
+    vm.before, vm.max_stop = Before(state, {}, {}), 1.0
+    vm.wait_status, vm.events_since = (lambda *_arguments: "paused"), lambda _mark: []
+    vm.unpin = lambda: done.append("unpin")
+
+    def execute(command: str, *_: object) -> Any:
+        done.append(command)
+        return answer(command)
+
+    vm.execute = execute
+    monkeypatch.setattr(save, "dump_golden", lambda *_arguments: None)
+    monkeypatch.setattr(save, "pin_disks", pin)
+    monkeypatch.setattr("harness.qemu.migration.begin_save", lambda *_arguments: done.append("migrate"))
+    plan: Any = "plan"
+    begun = save._begin(vm, tmp_path, "fd:x", GoldenWay.MEMORY, 0, 1.0, (plan, tmp_path / "nbd"))
+    ours = [word for word in done if word in ("stop", "pin", "unpin", "migrate", "cont")]
+    stops, goes = (["stop"], ["cont"]) if state == "running" else ([], [])
+    assert ours == [*stops, "pin", *(["unpin"] if refused else []), "migrate", *goes]
+    assert begun.unpinned == ("QEMU refuses it: NBD server already running" if refused else "")
+    assert (begun.pins == "pins") is not refused  # type: ignore[comparison-overlap]
+
+
 @pytest.mark.parametrize(
     ("readable", "formats", "way"),
     [
