@@ -86,9 +86,9 @@ def _add_ways_in(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--ssh", metavar="HOST[:PORT]", help="by SSH")
     group.add_argument("--ssh-user", default="root", metavar="NAME", help="who logs in (default: root)")
-    group.add_argument("--ssh-key", type=Path, metavar="FILE", help="private key for --ssh-user")
+    group.add_argument("--ssh-key", type=named_path, metavar="FILE", help="private key for --ssh-user")
     group.add_argument("--ssh-host-key", metavar="LINE", help="its host key (default: any)")
-    group.add_argument("--cache", type=Path, metavar="DIR", help="where the compiled agent is kept")
+    group.add_argument("--cache", type=named_path, metavar="DIR", help="where the compiled agent is kept")
 
 
 def _seconds(text: str) -> float:
