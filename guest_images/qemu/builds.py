@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guest_images.cache import Cache, publish_file
@@ -10,7 +10,7 @@ from guest_images.catalogue import QEMUS, QemuSpec, host_qemu_spec, suite
 from guest_images.packages.loader import find_loader
 from guest_images.packages.unpacked import InputRecord, PackageSet, Tree, find_tree, provide_tree
 from guest_images.provisioning import Provisioning
-from harness.errors import SetupBroken
+from harness.errors import NotApplicable, SetupBroken
 from harness.qemu.architectures import DEFAULT_ARCHITECTURE, Architecture
 
 # The firmware path that is compiled into Debian's builds, relative to the root of the packages.
@@ -60,6 +60,37 @@ def provisioned_qemus(cache: Cache) -> dict[QemuSpec, ProvisionedQemu | None]:
     """Return every QEMU that `--qemu` takes, with None where the cache lacks it; fetch nothing."""
     found = {spec: find_tree(_package_set(spec, spec.emulates), cache) for spec in QEMUS}
     return {spec: _provision(spec, spec.emulates, tree) if tree else None for spec, tree in found.items()}
+
+
+def provision_with_module(executable: Path, package: str, provisioning: Provisioning) -> Path:
+    """Return a QEMU of the catalogue again, with a package of modules that its own tree goes without.
+
+    It has a tree of its own, so that the QEMUs of other tests stay as they are.
+
+    Args:
+        executable: the QEMU.
+        package: the package, from the same release.
+        provisioning: the mirror, the cache, and the log of slow steps.
+
+    Raises:
+        NotApplicable: the QEMU is not one of the catalogue's, or its release has another version by now.
+        MachineryMissing, SetupBroken: as `unpacked.provide_tree`.
+    """
+    known = provisioned_qemus(provisioning.cache).items()
+    spec, own = next(
+        ((spec, qemu) for spec, qemu in known if qemu and qemu.executable == executable), (None, None)
+    )
+    if spec is None or own is None:
+        raise NotApplicable(f"'{executable}' is none of the QEMUs for which '{package}' can be fetched.")
+    base = _package_set(spec, spec.emulates)
+    wanted = replace(base, name=f"{base.name}-with-{package}", packages=(*base.packages, package))
+    found = _provision(spec, spec.emulates, provide_tree(wanted, provisioning))
+    if found.version != own.version:
+        raise NotApplicable(
+            f"'{package}' is there for QEMU {found.version} and not for {own.version}; "
+            "'snapproof images build --refresh' fetches the same version of both."
+        )
+    return found.executable
 
 
 def _package_set(spec: QemuSpec, target: Architecture) -> PackageSet:

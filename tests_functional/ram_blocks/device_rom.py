@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import struct
 import time
+from dataclasses import replace
 
+from guest_images.qemu.builds import provision_with_module
 from harness.errors import NotApplicable, SetupBroken
 from harness.qemu import migration
 from harness.qemu.board import has_id
@@ -26,6 +28,7 @@ from tests_functional.lib.run import Run
 from tests_functional.lib.save import Acts, Flow
 
 _DEVICE, _ID, _SLOT = "qxl", (0x1B36, 0x0100), 4
+_PACKAGE = "qemu-system-modules-spice"
 _ROM = f"0000:00:{_SLOT:02x}.0/qxl.vrom"
 # Behind RAM, in the hole of both machine types with PCI configuration ports, and unused I/O ports.
 _PCI_MEMORY, _PORTS = 0xE0000000, 0xC200
@@ -41,8 +44,7 @@ def device_rom(run: Run) -> Outcome:
     """Set a mode, save the guest, and set another one meanwhile; the file has the ROM of T0."""
     begun = time.monotonic()
     require_driven(run)
-    if not has_device(run.stack.executable, _DEVICE):
-        raise NotApplicable(f"This QEMU has no device '{_DEVICE}'.")
+    run = _with_device(run)
     run = run.with_arguments(("-device", f"{_DEVICE},addr={_SLOT},ram_size_mb=16,vram_size_mb=16"))
     with writing_guest(run) as source:
         machine = source.guest.machine
@@ -60,6 +62,21 @@ def device_rom(run: Run) -> Outcome:
         cycle = snapshot_cycle(run, source, Flow.STOP_MIGRATE_CONT, _LABEL, acts=Acts(saving=set_another))
         machine.quit()
     return outcome_of_cycles(run, [cycle], time.monotonic() - begun)
+
+
+def _with_device(run: Run) -> Run:
+    """Return the run with a QEMU that has the device, which newer releases have in a package of its own.
+
+    Raises:
+        NotApplicable: there is none.
+    """
+    if has_device(run.stack.executable, _DEVICE):
+        return run
+    run.say(f"Fetching {_PACKAGE}.")
+    executable = provision_with_module(run.stack.executable, _PACKAGE, run.provisioning)
+    if not has_device(executable, _DEVICE):
+        raise NotApplicable(f"This QEMU has no device '{_DEVICE}', and none with '{_PACKAGE}' either.")
+    return replace(run, stack=replace(run.stack, executable=executable))
 
 
 def _place(machine: Machine) -> PciPlace:

@@ -17,8 +17,13 @@ from guest_images.guests import image
 from guest_images.guests.image import GuestImage, build_guest, built_guests
 from guest_images.packages.unpacked import InputRecord, manifest_digest
 from guest_images.provisioning import Provisioning
-from guest_images.qemu.builds import provision_qemu, provisioned_qemus, wrapper_script
-from harness.errors import MachineryMissing, SetupBroken, UsageError
+from guest_images.qemu.builds import (
+    provision_qemu,
+    provision_with_module,
+    provisioned_qemus,
+    wrapper_script,
+)
+from harness.errors import MachineryMissing, NotApplicable, SetupBroken, UsageError
 from harness.qemu.architectures import (
     AARCH64,
     ARCHITECTURES,
@@ -103,6 +108,44 @@ def test_cached_qemu_needs_no_network(tmp_path: Path) -> None:
     listed = {spec.name: found for spec, found in provisioned_qemus(cache).items()}
     assert listed["debian-13"] == qemu
     assert listed["debian-12"] is None
+
+
+_MODULE = "qemu-system-modules-spice"
+
+
+def _with_module(cache: Cache, version: str) -> Path:
+    """Put a QEMU and one with a package of modules into a cache; return the executable of the first."""
+    packages = catalogue.qemu_spec("debian-13").emulates.qemu_packages
+    own = InputRecord(packages[0], "1:10.0", "ab")
+    plant_qemu(plant_tree(cache, "debian-13", "qemu", packages, own))
+    newer = InputRecord(packages[0], version, "cd")
+    plant_qemu(plant_tree(cache, "debian-13", f"qemu-with-{_MODULE}", (*packages, _MODULE), newer))
+    return provision_qemu("debian-13", Provisioning(cache, silent)).executable
+
+
+def test_qemu_with_a_package_of_modules(tmp_path: Path) -> None:
+    """It is another tree of the same version, and the QEMU of other tests stays as it is."""
+    cache = Cache(tmp_path)
+    own = _with_module(cache, "1:10.0")
+    found = provision_with_module(own, _MODULE, Provisioning(cache, silent))
+    assert found.name == own.name and found.parent != own.parent
+    assert os.access(found, os.X_OK)
+
+
+def test_package_of_modules_of_another_version(tmp_path: Path) -> None:
+    """A test of one version must not run another one."""
+    cache = Cache(tmp_path)
+    own = _with_module(cache, "1:10.1")
+    with pytest.raises(NotApplicable, match=r"is there for QEMU 1:10\.1 and not for 1:10\.0"):
+        provision_with_module(own, _MODULE, Provisioning(cache, silent))
+
+
+def test_package_of_modules_for_a_qemu_of_the_users(tmp_path: Path) -> None:
+    """Nobody knows which packages it is made of."""
+    cache = Cache(tmp_path)
+    _with_module(cache, "1:10.0")
+    with pytest.raises(NotApplicable, match="is none of the QEMUs for which"):
+        provision_with_module(tmp_path / "own", _MODULE, Provisioning(cache, silent))
 
 
 def test_qemu_for_another_architecture_is_another_package_set(tmp_path: Path) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from harness.errors import SetupBroken
+from harness.errors import NotApplicable, SetupBroken
 from harness.qemu.machine import Machine
 from harness.qemu.ram import RamBlock
 from tests_functional.ram_blocks import device_rom
 from tests_functional.ram_blocks.device_rom import mode_in
+from tests_unit.support.scenario_values import make_run
 
 _NAME = "0000:00:04.0/qxl.vrom"
 
@@ -59,3 +62,30 @@ def test_rom_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = (RamBlock("pc.rom", 4096, 3), RamBlock(_NAME, 8192, 7))
     monkeypatch.setattr(device_rom, "ramblocks", lambda _machine: blocks)
     assert device_rom._find_rom(cast(Machine, None)) is blocks[1]
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "fetched"), [(True, True, False), (False, True, True), (False, False, True)]
+)
+def test_qemu_without_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool, other: bool, fetched: bool
+) -> None:
+    """One with a package of modules takes its place, if that has the device."""
+    found = {Path("own"): own, Path("other"): other}
+    asked: list[Path] = []
+
+    def provision(executable: Path, package: str, _provisioning: object) -> Path:
+        assert package == "qemu-system-modules-spice"
+        asked.append(executable)
+        return Path("other")
+
+    monkeypatch.setattr(device_rom, "has_device", lambda executable, _name: found[executable])
+    monkeypatch.setattr(device_rom, "provision_with_module", provision)
+    run = make_run(tmp_path)
+    run = replace(run, stack=replace(run.stack, executable=Path("own")))
+    if not own and not other:
+        with pytest.raises(NotApplicable, match="has no device 'qxl', and none with"):
+            device_rom._with_device(run)
+    else:
+        assert device_rom._with_device(run).stack.executable == Path("own" if own else "other")
+    assert asked == ([Path("own")] if fetched else [])
