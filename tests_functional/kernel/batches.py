@@ -71,15 +71,15 @@ class Batches:
         first = self._watched(lambda: self._shared.run(test))
         if first.status in ("PASS", "TIMEOUT"):
             return first
-        second = self._alone(test)
+        second = self._alone(test, again=True)
         if second.status != "PASS" or first.status == "SKIP":
             return second
         before = len(self._shared.ran) - 1
         first.notes.append(f"It passes in a process of its own; {before} tests ran before it in this one.")
         return first
 
-    def _alone(self, test: FeatureTest) -> Result:
-        return self._watched(lambda: run_isolated(test, self._helper, self._slow))
+    def _alone(self, test: FeatureTest, *, again: bool = False) -> Result:
+        return self._watched(lambda: run_isolated(test, self._helper, self._slow, again=again))
 
     def _watched(self, work: Callable[[], Result]) -> Result:
         """Do a run of a test, which fails if the kernel complains meanwhile."""
@@ -102,7 +102,9 @@ class Batches:
             reason = f"The kernel complained: {own[0]}"
         if not reason or not ran:
             return list(batch)
-        again = [(test, self._alone(test) if test.slug in ran else result) for test, result in batch]
+        again = [
+            (test, self._alone(test, again=True) if test.slug in ran else result) for test, result in batch
+        ]
         guilty = [result for test, result in again if test.slug in ran and result.status != "PASS"]
         if not guilty:
             last = max(at for at, (test, _) in enumerate(again) if test.slug in ran)

@@ -20,6 +20,7 @@ from harness.userfaultfd import UserfaultfdError
 from harness.userfaultfd.libc import LIBC
 
 from . import needs
+from .golden import forget_images
 from .memory import ANON
 from .registry import FeatureTest
 from .trial import CheckFailed, LimitReached, Skip, Trial
@@ -49,7 +50,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
 
-def run_isolated(test: FeatureTest, helper: str = "", slow: float = 1.0) -> Result:
+def run_isolated(test: FeatureTest, helper: str = "", slow: float = 1.0, *, again: bool = False) -> Result:
     """Run a test in a forked child, and kill the child's process group at the time limit.
 
     A child that survives SIGKILL, or that dies by SIGBUS, is a FAIL of the kernel. A child that is too slow
@@ -59,6 +60,8 @@ def run_isolated(test: FeatureTest, helper: str = "", slow: float = 1.0) -> Resu
         test: what to run.
         helper: path of the library of tests_functional/kernel/trackers/segv.c, empty for none.
         slow: factor for the test's time limit.
+        again: whether a run decides that follows another one; it shares nothing with other tests, not even
+            the images of golden content.
     """
     reason = skip_reason(test)
     if reason:
@@ -68,6 +71,8 @@ def run_isolated(test: FeatureTest, helper: str = "", slow: float = 1.0) -> Resu
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
+        if again:
+            forget_images()
         _run_in_child(test, helper, sink)
     os.close(sink)
     result = _wait_for_result(child, source, test.seconds * slow)

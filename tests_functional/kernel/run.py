@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.linux.kernel_log import taint
-from harness.userfaultfd import feature_names, probe_userfaultfd
+from harness.userfaultfd import PAGE_BYTES, feature_names, probe_userfaultfd
 
 from . import needs
 from .batches import MOST, Batches
+from .golden import Blank, make_images
+from .memory import ANON, HUGE, HUGETLB_BYTES
 from .registry import FeatureTest
 from .splats import KernelLog
+from .trial import blank_pages
 
 Event = dict[str, Any]
 
@@ -62,12 +65,19 @@ def run(
     yield host_facts()
     yield {"event": "plan", "tests": [identity(test) for test in tests]}
     log = KernelLog()
+    make_images(map(_image_kind, tests))
     # What is imported by now stays, and a collection in a test's process would copy its pages.
     gc.collect()
     gc.freeze()
     for test, result in Batches(tests, helper, slow, log, most=share, one_cpu=one_cpu).results(tests, repeat):
         yield {"event": "result", **identity(test), **vars(result)}
     yield {"event": "end", "tests": len(tests)}
+
+
+def _image_kind(test: FeatureTest) -> tuple[int, Blank]:
+    """Return the page size and the blank pages of the golden content that a test's memory has."""
+    memory = test.memory or ANON
+    return HUGETLB_BYTES if memory in HUGE else PAGE_BYTES, blank_pages(memory, test.content)
 
 
 def identity(test: FeatureTest) -> Event:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 from harness.userfaultfd import Mode, Region, Userfaultfd, libc
 
 from .content import Content, always, never
-from .golden import Image, image
+from .golden import Blank, Image, image
 from .memory import MemoryType
 
 _T = TypeVar("_T")
@@ -198,7 +198,7 @@ class Trial:
             raise CheckFailed(f"{named} not have the content that it had before it was protected.")
 
     def _image(self, region: Region, pages: int = 0) -> Image:
-        blank = self.content.blank if self.content else always if self.memory.zero else never
+        blank = blank_pages(self.memory, self.content)
         return image(max(pages, region.pages), region.page_bytes, blank)
 
     def _require_huge_pages(self, region: Region) -> None:
@@ -209,6 +209,11 @@ class Trial:
                 f"The kernel mapped memory of type {self.memory.name} without a huge page "
                 f"({self.memory.verify} is 0 in /proc/self/smaps)."
             )
+
+
+def blank_pages(memory: MemoryType, content: Content | None) -> Blank:
+    """Return which pages of a region have no pattern, by its memory type and content."""
+    return content.blank if content else always if memory.zero else never
 
 
 def _runs(pages: Any) -> list[tuple[int, int]]:

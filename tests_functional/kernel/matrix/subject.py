@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Subject:
     @property
     def pages(self) -> frozenset[int]:
         """The numbers of all pages."""
-        return frozenset(range(self.region.pages))
+        return _numbers(self.region.pages)
 
     @property
     def asynchronous(self) -> bool:
@@ -163,6 +164,12 @@ def samples(pages: frozenset[int]) -> list[int]:
         # Odd steps, so that the sample has pages of both kinds where every second page is of another kind.
         chosen.update(ordered[:: max(1, len(ordered) // 16) | 1])
     return sorted(chosen)
+
+
+@functools.cache
+def _numbers(pages: int) -> frozenset[int]:
+    """Return the numbers from 0 to below `pages`; kept, since each test asks several times."""
+    return frozenset(range(pages))
 
 
 def written_pages(subject: Subject) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import time
@@ -11,10 +12,11 @@ from typing import Any, cast
 
 import pytest
 
-from harness.userfaultfd import Region
-from tests_functional.kernel import leftovers, needs, registry
+from harness.userfaultfd import PAGE_BYTES, Region, libc
+from tests_functional.kernel import golden, leftovers, needs, registry
 from tests_functional.kernel.batches import Batches
 from tests_functional.kernel.calls import CallThread, idle_threads
+from tests_functional.kernel.content import never
 from tests_functional.kernel.isolate import Result
 from tests_functional.kernel.registry import FeatureTest, KernelIssue
 from tests_functional.kernel.splats import Complaints, KernelLog
@@ -72,6 +74,40 @@ def test_a_failure_is_decided_alone_and_ends_the_process() -> None:
     results = _run([_test("a", _pid), _test("b", _fails), _test("c", _pid)])
     assert [result.status for result in results.values()] == ["PASS", "FAIL", "PASS"]
     assert len(set(_pids(results))) == 3
+
+
+def test_images_made_before_are_shared_and_the_deciding_run_makes_its_own() -> None:
+    """Golden content made before serves all processes, but not the run that decides about a failure."""
+
+    def look(trial: Trial) -> None:
+        trial.check(True, "")
+        trial.note(str(sorted(pages for pages in (kept.pages for kept in golden._images.values()))))
+
+    def fails(trial: Trial) -> None:
+        look(trial)
+        trial.check(False, "It is wrong.")
+
+    golden.forget_images()
+    golden.make_images([(PAGE_BYTES, never)] * 2)
+    try:
+        made = str([image.pages for image in golden._images.values()])
+        results = _run([_test("a", look), _test("b", look, alone=True), _test("c", fails)])
+    finally:
+        golden.forget_images()
+    assert made == "[512]" or PAGE_BYTES != 4096
+    assert [result.notes[0] for result in results.values()] == [made, made, "[]"]
+
+
+def test_nobody_can_write_to_an_image() -> None:
+    """A stray store into golden content that other tests share ends the process that does it."""
+
+    def strays(trial: Trial) -> None:
+        trial.check(True, "")
+        faulthandler.disable()
+        libc.store(golden.image(1, PAGE_BYTES, never).address, b"x")
+
+    result = _run([_test("a", strays)])["a"]
+    assert (result.status, "SIGSEGV" in result.reason) == ("ERROR", True)
 
 
 def test_a_failure_in_company_only_stays_a_failure() -> None:

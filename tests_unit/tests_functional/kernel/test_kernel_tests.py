@@ -296,7 +296,7 @@ def test_complaint_of_the_kernel_fails_a_test_that_passed(monkeypatch: pytest.Mo
             self.calls += 1
             return said if self.calls == 2 else Complaints()
 
-    monkeypatch.setattr(batches, "run_isolated", lambda *_: Result("PASS"))
+    monkeypatch.setattr(batches, "run_isolated", lambda *_, **_named: Result("PASS"))
 
     def decided(log: Any) -> Result:
         test = _test(_asserts)
