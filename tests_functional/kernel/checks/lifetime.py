@@ -13,7 +13,7 @@ import time
 from harness.userfaultfd import Feature, Mode, Region, Userfaultfd, UserfaultfdError, libc
 
 from ..calls import CallThread
-from ..closing import CLOSING_ISSUES, STALE_BIT
+from ..closing import CLOSING_ISSUES, STALE_BIT, check_goes_on
 from ..memory import ANON, ANON_THP, HUGETLB, HUGETLB_PRIVATE, PROTECTABLE, SHMEM
 from ..oracle import (
     LATE,
@@ -47,6 +47,7 @@ def closing_releases_all(trial: Trial) -> None:
     with CallThread(trial, libc.store, region.at(2), LATE) as thread:
         next_fault(trial, uffd, thread)
         uffd.close()
+        check_goes_on(trial, thread)
     trial.equal(region.load(2 * region.page_bytes, len(LATE)), LATE, "The content of page 2")
     check_pagemap(trial, region, [])
     write_passes(trial, region, None, 3, "belongs to no userfaultfd any more")
