@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import time
 
 from harness.userfaultfd import (
@@ -125,9 +126,12 @@ def a_child_inherits_protection_if_agreed(trial: Trial) -> None:
     region, uffd = trial.region(), trial.uffd()
     # fork waits until its event is read, and os.fork() keeps the GIL, so the monitor must be another process.
     # It is forked before any memory is registered, so that its own fork causes no event.
+    over, writing = os.pipe2(os.O_CLOEXEC)
     monitor = os.fork()
     if monitor == 0:
-        os._exit(_monitor_child(uffd, region, trial.patience))
+        os.close(writing)
+        os._exit(_monitor_child(uffd, region, over, trial.patience))
+    os.close(over)
     uffd.register(region.address, region.length)
     uffd.write_protect(region.address, region.length)
     pid = os.fork()
@@ -135,6 +139,7 @@ def a_child_inherits_protection_if_agreed(trial: Trial) -> None:
         region.store(2 * region.page_bytes, LATE)
         os._exit(0 if region.load(2 * region.page_bytes, len(LATE)) == LATE else 1)
     trial.equal(wait_child(trial, pid, "The child"), 0, "The child's exit code")
+    os.close(writing)
     code = wait_child(trial, monitor, "The monitor")
     trial.equal(
         code,
@@ -144,13 +149,18 @@ def a_child_inherits_protection_if_agreed(trial: Trial) -> None:
     )
 
 
-def _monitor_child(uffd: Userfaultfd, region: Region, patience: float) -> int:
-    """Read a fork event, release the child's write; return 0, or 1 without the fork, 2 without the write."""
+def _monitor_child(uffd: Userfaultfd, region: Region, over: int, patience: float) -> int:
+    """Read a fork event, release the child's write; return 0, or 1 without the fork, 2 without the write.
+
+    The pipe `over` ends when the child has. A child whose write did not wait ends without an event, and a
+    wait for that event would end no earlier than the parent's wait for this process.
+    """
     events = uffd.read_events(patience, most=1)
     if len(events) != 1 or not isinstance(events[0], Fork):
         return 1
     with Userfaultfd.adopt(events[0].descriptor, uffd.features) as child:
-        faults = child.read_events(patience, most=1)
+        select.select([child.fileno(), over], [], [], patience)
+        faults = child.read_events(0, most=1)
         if len(faults) != 1 or not isinstance(faults[0], PageFault) or not faults[0].flags & FaultFlag.WP:
             return _NO_FAULT
         child.write_protect(region.at(2), region.page_bytes, protect=False)

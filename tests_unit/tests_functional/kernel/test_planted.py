@@ -55,6 +55,7 @@ _WRITE_PROTECT = Userfaultfd.write_protect
         (_no_protection, "coverage.anon.a-write-waits-byte", "without an event"),
         (_no_protection, "kernel_writers.anon.a-system-call-waits-read", "without an event"),
         (_no_protection, "preserved.memfd.emptied-shared-pages-stay-protected", "without an event"),
+        (_no_protection, "preserved.anon.a-child-inherits-protection-if-agreed", "The monitor's exit code"),
         (_no_release, "coverage.anon.a-write-waits-page", "still waits"),
         (_no_release, "lifetime.anon.many-who-wait-for-one-page-all-go-on", "still wait"),
         (_releases_two, "coverage.memfd.each-page-waits-once-and-only-protected-ones", "without an event"),
