@@ -158,6 +158,13 @@ def test_hosts_do_not_check_the_timer_that_a_busy_machine_delays() -> None:
     assert "panic=-1" in words
 
 
+def test_hosts_guard_against_no_speculation_and_keep_their_clock() -> None:
+    """The guards cost an emulated processor time; without the HPET a busy machine makes a wrong clock."""
+    words = host_image._KERNEL_WORDS.split()
+    assert "mitigations=off" in words
+    assert "tsc=reliable" not in words
+
+
 def test_missing_drivers_are_left_out(tmp_path: Path) -> None:
     """A user's own kernel may have all drivers built in; no module is loaded then."""
     assert tuple(host_image._modules(Kernel(tmp_path / "bzImage", None))) == ()
