@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -35,7 +35,7 @@ _BACKGROUND = [
 class _Qemu:
     """Notes what is asked of QEMU, and behaves as QEMU does around a save."""
 
-    pid = os.getpid()
+    pid = 0
 
     def __init__(self, folder: Path, log: list[str], resumes_itself: bool = False) -> None:
         self.qmp, self.folder, self.log, self.resumes_itself = self, folder, log, resumes_itself
@@ -105,9 +105,18 @@ def log() -> list[str]:
 
 
 @pytest.fixture
-def qemu(tmp_path: Path, log: list[str], monkeypatch: pytest.MonkeyPatch) -> _Qemu:
+def process() -> Iterator[int]:
+    """Yield the id of a process whose threads stay the same; those of the tests' own come and go."""
+    with subprocess.Popen(["sleep", "600"]) as child:
+        yield child.pid
+        child.kill()
+
+
+@pytest.fixture
+def qemu(tmp_path: Path, log: list[str], process: int, monkeypatch: pytest.MonkeyPatch) -> _Qemu:
     """A QEMU whose dumps and statistics are noted too."""
     made = _Qemu(tmp_path, log)
+    made.pid = process
 
     def dump(_machine: object, folder: Path) -> GoldenImage:
         log.append(f"dump {folder.name} {'running' if made.running else 'paused'}")
