@@ -35,9 +35,11 @@ from snapproof.explore.results import write_campaign
 from snapproof.runs.own_command import own_command
 from snapproof.runs.results_folder import now
 from tests_functional.explore.executor import Record, run_steps
+from tests_functional.explore.guests import DEVICES, chosen_arguments
 from tests_functional.explore.known import known_issue, leads_to_known
 from tests_functional.explore.menu import KINDS
-from tests_functional.explore.steps import StepList
+from tests_functional.explore.names import Names, read_names
+from tests_functional.explore.steps import GuestChoice, StepList
 from tests_functional.kernel.explore.limits import Limits
 from tests_functional.lib.known_issues import KnownIssue, load_known_issues
 from tests_functional.lib.outcome import write_atomically
@@ -50,6 +52,8 @@ _LIST_SECONDS = 180.0
 # report.html takes a second of a busy processor.
 _REPORT_SECONDS = 60.0
 _MOST_RUNS_FOR_ONE = 80
+# Steps of a short list, and how much longer a reduction may take that has not got there.
+_SHORT, _LONG_FACTOR = 6, 3
 # Of the lists, those that avoid what leads to known issues, so that these hide nothing.
 _AVOIDING_SHARE = 4 / 5
 REDUCTION_SECONDS = 300.0
@@ -158,20 +162,24 @@ class Campaign:
         runs_folder = finding.folder / "runs"
         # Of a reduction that was ended.
         shutil.rmtree(runs_folder, ignore_errors=True)
-        until = time.monotonic() + limits.reduction_seconds
-        runs = 0
+        begun = time.monotonic()
+        runs, fewest = 0, len(finding.first.steps)
 
         def fails(steps: StepList) -> bool:
-            nonlocal runs
+            nonlocal runs, fewest
             runs += 1
             self.say(f"{self.line}; reducing {finding.folder}, run {runs}, {len(steps.steps)} steps")
             tried = self.tried(steps, runs_folder / f"{runs:03d}")
             same = tried.failed and same_failure(tried.violations, finding.violations)
             self._append(runs_folder / RUNS_FILE, {"failed": same, "list": steps.to_json()})
+            fewest = min(fewest, len(steps.steps)) if same else fewest
             return same
 
         def may_go_on(count: int) -> bool:
-            return count < _MOST_RUNS_FOR_ONE and time.monotonic() < until
+            # One that is still long may take more: each run of a hang waits for a time limit.
+            factor = 1 if fewest <= _SHORT else _LONG_FACTOR
+            late = time.monotonic() - begun >= factor * limits.reduction_seconds
+            return count < factor * _MOST_RUNS_FOR_ONE and not late
 
         finding.reduced = reduce_steps(finding.first, fails, may_go_on)
         finding.known = known_issue(finding.steps, finding.violations, self.issues, self.version)
@@ -309,19 +317,27 @@ class Campaign:
         }
 
 
-def schema_of(run: Run) -> QapiSchema:
-    """Read the schema of the run's QEMU."""
-    # Of the campaign that goes on.
-    shutil.rmtree(run.folder / "schema", ignore_errors=True)
-    with SpawnedMachine(run.stack.machine_config(), run.folder / "schema") as machine:
-        return read_schema(machine)
+def read_commands(run: Run) -> tuple[QapiSchema, Names]:
+    """Read the schema of the run's QEMU, and the names of what a guest with all devices has."""
+    richest = chosen_arguments(GuestChoice(devices=tuple(DEVICES)))
+    stack = replace(run.stack, extra=(*run.stack.extra, *richest))
+
+    def opened() -> SpawnedMachine:
+        # Of the campaign that goes on, or of a QEMU that has ended.
+        shutil.rmtree(run.folder / "schema", ignore_errors=True)
+        return SpawnedMachine(stack.machine_config(), run.folder / "schema")
+
+    with opened() as machine:
+        schema = read_schema(machine)
+    return schema, read_names(opened)
 
 
 def make_drawer(run: Run, issues: Sequence[KnownIssue]) -> Drawer:
     """Return what draws lists for a QEMU: on its accelerator, and now and then emulated."""
     accel, version = run.stack.accel, str(run.host_environment["qemu"])
     accels = (accel,) if accel == "tcg" else (accel, "tcg")
-    return Drawer(schema_of(run), accels, lambda steps: leads_to_known(steps, issues, version))
+    schema, names = read_commands(run)
+    return Drawer(schema, accels, lambda steps: leads_to_known(steps, issues, version), names)
 
 
 def baseline_issues() -> tuple[KnownIssue, ...]:

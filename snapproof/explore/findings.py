@@ -28,7 +28,19 @@ FINDING_FILE = "finding.json"
 
 _STABLE = re.compile(r"(\d+) of (\d+)")
 
-_NAMED_FIELDS = ("qemu_said", "command", "status", "state", "setting", "name", "error", "pages")
+_NAMED_FIELDS = (
+    "qemu_said",
+    "command",
+    "status",
+    "state",
+    "setting",
+    "name",
+    "error",
+    "pages",
+    "asserted",
+    "step",
+)
+_FIELDS_OF_CAUSE = _NAMED_FIELDS[:-1]
 
 
 def signature(violations: Sequence[Violation]) -> tuple[str, ...]:
@@ -37,12 +49,16 @@ def signature(violations: Sequence[Violation]) -> tuple[str, ...]:
 
 
 def same_failure(one: Sequence[Violation], other: Sequence[Violation]) -> bool:
-    """Return whether two failures may be the same: they share a code with its fields."""
-    return bool({*signature(one)} & {*signature(other)})
+    """Return whether two failures may be the same: they share a code with its fields.
+
+    A thread of QEMU's may end it at another step the next time.
+    """
+    ours, theirs = ({_named(each, _FIELDS_OF_CAUSE) for each in some} for some in (one, other))
+    return bool(ours & theirs)
 
 
-def _named(violation: Violation) -> str:
-    found = [f"{name}={violation.fields[name]}" for name in _NAMED_FIELDS if name in violation.fields]
+def _named(violation: Violation, names: Sequence[str] = _NAMED_FIELDS) -> str:
+    found = [f"{name}={violation.fields[name]}" for name in names if name in violation.fields]
     return " ".join([violation.code.value, *found])
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests_functional.explore.commands import FOLDER
 from tests_functional.explore.destinations import DESTINATIONS
 from tests_functional.explore.guests import chosen_arguments
 from tests_functional.explore.objects import PLUGGABLE
@@ -224,7 +225,8 @@ end(1 if code else 0, f"QEMU has quit with exit code {code}.")
 
 def _qmp(step: Step, _state: dict[str, Any]) -> list[str]:
     arguments = json.dumps(step.arguments["arguments"])
-    return [f"ask({step.arguments['command']!r}, **json.loads({arguments!r}))"]
+    text = repr(arguments) + (f".replace({FOLDER!r}, FOLDER.name)" if FOLDER in arguments else "")
+    return [f"ask({step.arguments['command']!r}, **json.loads({text}))"]
 
 
 def _begin(step: Step, state: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -21,6 +21,7 @@ from harness.qemu.io_ports import write_port
 from harness.qemu.machine import known_pid
 from harness.qemu.qmp import CommandRefused
 from tests_functional.explore import saving
+from tests_functional.explore.commands import filled
 from tests_functional.explore.model import (
     CANCELLED,
     COMPLETED,
@@ -49,17 +50,23 @@ SPARSE = "sparse"
 _AFTER_SPARSE, _UNTOUCHED_PAGES = "random", 32
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 _WORDS = 90
-# Commands after which QEMU may have open what it had not before, or the other way round.
-_OPENS = (
-    "object-*",
-    "blockdev-*",
-    "block-*",
-    "query-stats*",
-    "calc-dirty-rate",
-    "closefd",
-    "trace-*",
-    "device_*",
+# Commands after which nothing that QEMU has open is another than before.
+_ONLY_ASK = (
+    "query-*",
+    "x-query-*",
+    "qom-get",
+    "qom-list*",
+    "device-list-properties",
+    "migrate-set-*",
+    "trace-event-get*",
 )
+# Commands after which there may be jobs, exports and nodes in use, or other devices: QEMU may refuse saves.
+_BLOCKS = (
+    "block*", "job-*", "nbd-*", "drive-*", "transaction", "device_*", "snapshot-delete", "dump-guest-memory",
+    "xen-*", "qom-set", "x-blockdev-*", "chardev-*", "netdev_*", "object-*",
+)  # fmt: skip
+# Commands that may change the machine that a restored guest needs.
+_CHANGES = ("device_*", "qom-set", "xen-*", "netdev_del", "set-numa-node", "set-cpu-topology")
 # Commands that set something.
 _SETS = {"migrate-set-parameters": "parameters", "migrate-set-capabilities": "capabilities"}
 
@@ -331,18 +338,25 @@ def info(session: Session, arguments: Mapping[str, Any]) -> bool:
 
 def qmp(session: Session, arguments: Mapping[str, Any]) -> bool:
     """Give a command of QEMU's schema."""
-    command, given = str(arguments["command"]), dict(arguments["arguments"])
+    command = str(arguments["command"])
+    given = filled(dict(arguments["arguments"]), str(session.run.folder))
     saving_now = session.save_goes_on()
     refusal = give(session, command, given)
     if refusal is not None:
         return True
     if command in _SETS:
         _note_set(session, command, given, saving_now)
-    if session.save is not None and any(fnmatchcase(command, pattern) for pattern in _OPENS):
+    if session.save is not None and not _fits(command, _ONLY_ASK):
         session.save.touched = True
+    session.blocked = session.blocked or _fits(command, _BLOCKS)
+    session.foreign = session.foreign or _fits(command, _CHANGES)
     if command == "yank" and session.model.save is not None and given.get("instances"):
         session.model = session.model.may_end(*session.model.save.ends, FAILED)
     return True
+
+
+def _fits(command: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(command, pattern) for pattern in patterns)
 
 
 def _note_set(session: Session, command: str, given: Mapping[str, Any], saving_now: bool) -> None:

@@ -29,7 +29,7 @@ def continue_restored(session: Session, _arguments: Mapping[str, Any]) -> bool:
     model = session.model
     if model.save is not None or model.run_state != RUNNING or model.writers is not Writers.ON:
         return False
-    if session.tampered or session.image:
+    if session.tampered or session.image or session.foreign:
         # A new QEMU has other settings, and no image.
         return False
     made = saving.taken(session, Flow.LIVE)

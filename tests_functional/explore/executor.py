@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ from validators.verdict import CheckResult, Violation
 
 _STATE = "The guest is in the run state that the steps imply."
 _QEMU = "QEMU lives and answers unless a step ends it."
+# assert() of glibc, and g_assert() of GLib, which names file and line before.
+_ASSERTED = re.compile(r"(\w+): Assertion|ERROR:[^:\s]+:\d+:(\w+):")
 _SETUP = (HostTooBusy, SetupBroken, MachineryMissing, NotApplicable)
 
 
@@ -79,6 +82,7 @@ class _Progress:
     """How far a list has got, also where an error ends it."""
 
     session: Session | None = None
+    step: Step | None = None
     taken: int = 0
     checks: list[CheckResult] = field(default_factory=list)
 
@@ -97,7 +101,7 @@ def run_steps(run: Run, steps: StepList) -> Record:
             # The guest did not boot: no step was taken.
             error = failed.sentence
         else:
-            progress.checks.append(judged("explore/qemu", _QEMU, [Problem.of_error(failed)]))
+            progress.checks.append(judged("explore/qemu", _QEMU, [_lost(failed, progress.step)]))
     session_found = progress.session
     checks = [*(session_found.checks if session_found else ()), *progress.checks]
     record = Record(steps, tuple(checks), progress.taken, seconds=time.monotonic() - begun, error=error)
@@ -112,13 +116,25 @@ def run_steps(run: Run, steps: StepList) -> Record:
     )
 
 
+def _lost(error: SnapproofError, step: Step | None) -> Problem:
+    """Return what an error says, with the step that was taken and the function that asserted something."""
+    fields = dict(error.fields)
+    if step is not None:
+        fields["step"] = str(step.arguments.get("command", step.kind))
+    if asserted := _ASSERTED.search(error.evidence.log_tail):
+        fields["asserted"] = asserted[1] or asserted[2]
+    return Problem(error.code, error.sentence, fields)
+
+
 def _take_all(session: Session, steps: Sequence[Step], progress: _Progress) -> None:
     """Take the steps, then end the save that still goes on, save once more, and have QEMU quit."""
     for step in steps:
+        progress.step = step
         _take(session, step)
         progress.taken += 1
         if session.failed:
             return
+    progress.step = None
     _take(session, Step("finish"))
     if session.failed:
         return

@@ -79,6 +79,56 @@ DEVICES: Mapping[str, Choice] = {
             *("-device", "virtio-blk-pci,id=disk0,drive=disk,addr=0xb"),
         ),
     ),
+    "serial": Choice(
+        "a chardev that keeps what it gets",
+        (
+            *("-chardev", "ringbuf,id=ring,size=4096"),
+            *(
+                "-device",
+                "virtio-serial-pci,id=serial,addr=0xc",
+                "-device",
+                "virtserialport,chardev=ring,id=port",
+            ),
+        ),
+    ),
+    "net": Choice(
+        "a network card",
+        ("-netdev", "user,id=net,restrict=on", "-device", "e1000,netdev=net,id=nic,addr=0xd"),
+    ),
+    "scsi": Choice(
+        "a disk below a controller",
+        (
+            *("-device", "virtio-scsi-pci,id=scsi,addr=0xe"),
+            *("-blockdev", "null-co,node-name=scsi-disk,size=1048576,read-zeroes=on"),
+            *("-device", "scsi-hd,drive=scsi-disk,id=scsi0,bus=scsi.0"),
+        ),
+    ),
+    "usb": Choice(
+        "a tree of devices",
+        ("-device", "qemu-xhci,id=usb,addr=0xf", "-device", "usb-tablet,id=tablet,bus=usb.0"),
+    ),
+    "iothread": Choice(
+        "a disk that another thread serves",
+        (
+            *("-object", "iothread,id=io"),
+            *("-blockdev", "null-co,node-name=io-disk,size=1048576,read-zeroes=on"),
+            *("-device", "virtio-blk-pci,id=disk1,drive=io-disk,iothread=io,addr=0x13"),
+        ),
+    ),
+    "sound": Choice(
+        "a device with timers of its own",
+        (
+            *("-audiodev", "none,id=audio", "-device", "intel-hda,id=hda,addr=0x14"),
+            *("-device", "hda-duplex,audiodev=audio,id=codec"),
+        ),
+    ),
+    "virtio-mem": Choice(
+        "memory whose size management changes",
+        (
+            *("-m", "maxmem=1G", "-object", "memory-backend-ram,id=more-ram,size=64M"),
+            *("-device", "virtio-mem-pci,id=more,memdev=more-ram,requested-size=0,addr=0x15"),
+        ),
+    ),
     "panic": Choice("the guest can panic", ("-device", "pvpanic", "-action", "panic=pause")),
     "slots": Choice("a DIMM can be plugged in", ("-m", "slots=2,maxmem=1G")),
     "no-shutdown": Choice("a guest that is off stays", ("-no-shutdown",)),

@@ -104,6 +104,13 @@ def _multifd_inside(steps: StepList) -> bool:
     return on and any(step.kind == "save-inside" for step in steps.steps)
 
 
+def _gives(*commands: str) -> Callable[[StepList], bool]:
+    """Return a function that says whether a list gives one of some commands."""
+    return lambda steps: any(
+        step.kind == "qmp" and step.arguments["command"] in commands for step in steps.steps
+    )
+
+
 def _block(steps: StepList) -> bool:
     """The capability `block` is set."""
     return any(
@@ -177,6 +184,7 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F13": _asleep,
     "F24": _in_other_state,
     "F38": _mode,
+    "F47": _gives("x-query-virtio-status"),
     "F50": _block,
     "F52": _continued_early,
     "F53": _loaded,

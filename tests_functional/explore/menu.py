@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,9 @@ from harness.errors import UsageError
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.qapi_schema import QapiSchema
 from tests_functional.explore import acts, continuing, destinations, internal, objects
-from tests_functional.explore.commands import draw_arguments, drawable
+from tests_functional.explore.commands import draw_arguments, drawable, related
 from tests_functional.explore.guests import DEVICES, MACHINES, RAM_KINDS
+from tests_functional.explore.names import Names
 from tests_functional.explore.sink import TRANSPORTS, Speed
 from tests_functional.explore.steps import GuestChoice, Step, StepList
 
@@ -28,6 +29,8 @@ _ADDRESSES, _READ_BYTES = (
     (0, 0xA0000, 0xFFFC0000, 16 << 20, 0xFED00000, 48 << 20),
     (TARGET_PAGE_BYTES, 1 << 20, 8 << 20),
 )
+# Of commands, those that set a migration's settings; those that others about the same things follow.
+_SETTINGS_SHARE, _FURTHER_SHARE, _MOST_FURTHER = 0.15, 0.7, 5
 _INFOS = (
     "migrate", "ramblock", "mtree -f", "qtree", "qom-tree", "registers", "cpus", "pci", "irq", "pic", "jit",
     "memory-devices", "numa", "roms", "status", "block", "migrate_capabilities", "migrate_parameters",
@@ -45,10 +48,14 @@ class Drawing:
     Attributes:
         schema: of the QEMU under test.
         chance: the source of chance.
+        names: what commands may name.
+        rarity: returns a weight for a command: the larger, the less often QEMU has accepted it.
     """
 
     schema: QapiSchema
     chance: random.Random
+    names: Names = field(default_factory=Names)
+    rarity: Callable[[str], float] = field(default=lambda _command: 1.0)
 
 
 Allowed = type | tuple[Any, ...]
@@ -113,8 +120,25 @@ def _pattern(drawing: Drawing) -> dict[str, Any]:
 def _qmp(drawing: Drawing) -> dict[str, Any]:
     names = drawable(drawing.schema)
     settings = [name for name in names if name.startswith("migrate-set-")]
-    command = drawing.chance.choice(settings if settings and drawing.chance.random() < 0.35 else names)
-    return {"command": command, "arguments": draw_arguments(drawing.schema, command, drawing.chance)}
+    return _given(drawing, settings if settings and drawing.chance.random() < _SETTINGS_SHARE else names)
+
+
+def _given(drawing: Drawing, commands: Sequence[str]) -> dict[str, Any]:
+    """Draw one of some commands, with its arguments."""
+    command = drawing.chance.choices(commands, [drawing.rarity(name) for name in commands])[0]
+    arguments = draw_arguments(drawing.schema, drawing.names, command, drawing.chance)
+    return {"command": command, "arguments": arguments}
+
+
+def further_commands(drawing: Drawing, step: Step) -> list[Step]:
+    """Draw steps that follow a command: others about the same things, which use what it has made."""
+    if step.kind != "qmp":
+        return []
+    names = related(drawing.schema, str(step.arguments["command"]))
+    if not names or drawing.chance.random() > _FURTHER_SHARE:
+        return []
+    count = drawing.chance.randint(1, _MOST_FURTHER)
+    return [Step("qmp", _given(drawing, names)) for _ in range(count)]
 
 
 _BEGIN: Mapping[str, Allowed] = {"transport": TRANSPORTS, "golden": bool, "early": bool}

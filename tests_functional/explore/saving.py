@@ -42,6 +42,7 @@ from tests_functional.lib.save import Flow, Snapshot, take
 from tests_functional.lib.source_checks import judge_source
 from tests_functional.refusals.migration_options import settings
 from validators.checks import Problem
+from validators.judge import check_file
 from validators.oracles.o5_source_guest.source_guest import check_unprotected
 from validators.oracles.o6_host.host import check_host
 from validators.oracles.o6_host.host_state import capture_host_state
@@ -84,7 +85,7 @@ def taken(session: Session, flow: Flow) -> Snapshot | None:
         _refused(session, refused.sentence)
         return None
     except SubjectFailed as error:
-        if error.code is not Code.SAVE_FAILED or not session.tampered:
+        if error.code is not Code.SAVE_FAILED or not session.may_refuse:
             raise
         _continue(session, flow)
         _refused(session, error.sentence)
@@ -286,13 +287,22 @@ def _judge_file(
     folder = made.path.parent
     run = replace(session.run, folder=folder).with_arguments(arguments)
     by_test = _STALLS if not made.figures.total_ms else ""
-    cycle = judge_cycle(run, source, made, folder.name, [], stalls_by_test=by_test)
+    found: Sequence[CheckResult]
+    if session.foreign:
+        found = check_file(made.path, golden=made.golden.folder if made.golden else None).checks
+    else:
+        found = judge_cycle(run, source, made, folder.name, [], stalls_by_test=by_test).verdict.checks
     left_out = {*((_OVERLAP,) if not overlap else ()), *((_STATE,) if not state_known else ())}
-    if "-object" in arguments:
+    if "-object" in arguments or "virtio-mem" in session.guest.devices:
         # Memory that was plugged in is used by nobody.
         left_out.add(_NOT_EMPTY)
-    checks = [once_each(check) for check in cycle.verdict.checks if check.name not in left_out]
-    _add(session, checks, folder.name)
+    checks = [once_each(check) for check in found if check.name not in left_out]
+    _add_judged(session, made, checks)
+
+
+def _add_judged(session: Session, made: Snapshot, checks: Sequence[CheckResult]) -> None:
+    """Note the checks of a file, and count it."""
+    _add(session, checks, made.path.parent.name)
     session.proofs += 1
     session.pages += sum(_pages(check) for check in checks)
     session.written_pages += sum(made.steps_completed) - sum(made.steps_before)
@@ -306,7 +316,7 @@ def _pages(check: CheckResult) -> int:
 def _refused(session: Session, words: str) -> None:
     """Note that QEMU refused a save, or failed it at once: wrong, unless a setting explains it."""
     session.reached.add(f"refused save: {words[:120]}")
-    if not session.tampered and not session.starved:
+    if not session.may_refuse:
         sentence = f"QEMU refuses a background snapshot that nothing excludes: {words}"
         session.note(END, Problem(Code.SAVE_FAILED, sentence, {"status": "refused"}))
     elif not words.strip():

@@ -123,6 +123,8 @@ class Session:
         stored: how many snapshots the image has.
         plugged: what a restored guest's QEMU is given for the devices that were plugged in, by device.
         starved: whether QEMU may lack descriptors at present.
+        blocked: whether commands that were drawn may have left what excludes a save: jobs, exports, devices.
+        foreign: whether they may have changed the machine, so that a file fits no new QEMU.
         machines: ends the QEMUs of guests that the list went on with.
     """
 
@@ -147,6 +149,8 @@ class Session:
     stored: int = 0
     plugged: dict[str, tuple[str, ...]] = field(default_factory=dict)
     starved: bool = False
+    blocked: bool = False
+    foreign: bool = False
     machines: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -158,6 +162,11 @@ class Session:
     def incoming(self) -> tuple[str, ...]:
         """The capabilities that restoring a snapshot taken now needs."""
         return tuple(name for name in _VALIDATED if self.settings.capabilities.get(name))
+
+    @property
+    def may_refuse(self) -> bool:
+        """Return whether QEMU may refuse or fail a save, with a reason, because of what steps have done."""
+        return bool(self.tampered) or self.starved or self.blocked
 
     @property
     def machine(self) -> Machine:

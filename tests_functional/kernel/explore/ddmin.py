@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Generic, TypeVar
 
+_MOST_PAIRS = 5
+
 Steps = TypeVar("Steps")
 """A list with `steps` and `with_steps`."""
 
@@ -98,8 +100,26 @@ def reduce_failing(
     failed = budget.settle(steps, again)
     if not failed:
         return Reduced(steps, budget.runs, 0, again)
-    best: Steps = fewest(plainest(fewest(steps, budget), budget), budget)
+    best: Steps = fewest(plainest(fewest(_last_ones(steps, budget), budget), budget), budget)
     return Reduced(best, budget.runs, failed, again)
+
+
+def _last_ones(steps: Any, budget: Budget) -> Any:
+    """Return the last few steps alone if they fail as well, which saves most of the runs; else all.
+
+    Mostly the last step shows it, in the state that one step before it has made.
+    """
+    last = steps.steps[-1:]
+    earlier: dict[str, Any] = {}
+    for step in steps.steps[:-1]:
+        # The last one of each kind; the latest kind is tried first.
+        earlier.pop(step.kind, None)
+        earlier[step.kind] = step
+    pairs = [(one, *last) for one in reversed(earlier.values())]
+    for tried in (last, *pairs[:_MOST_PAIRS], steps.steps[-3:], steps.steps[-6:]):
+        if len(tried) < len(steps.steps) and budget.fails(steps.with_steps(tried)):
+            return steps.with_steps(tried)
+    return steps
 
 
 def fewest(steps: Any, budget: Budget) -> Any:

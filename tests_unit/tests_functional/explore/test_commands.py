@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from harness.qemu.qapi_schema import QapiSchema
-from tests_functional.explore.commands import COMMANDS, draw_arguments, drawable
+from tests_functional.explore.commands import DENIED, FOLDER, draw_arguments, drawable, filled, related
+from tests_functional.explore.names import Names, Property
 
 _BUILTINS = [
     {"name": name, "meta-type": "builtin", "json-type": kind}
@@ -33,7 +34,8 @@ _SCHEMA = QapiSchema(
                 ("query-status", "0"), ("quit", "0"), ("migrate", "1"), ("pmemsave", "1"),
                 ("object-add", "2"),
                 ("migrate-set-parameters", "4"), ("migrate-set-capabilities", "7"), ("send-key", "10"),
-                ("human-monitor-command", "1"), ("query-sgx", "0"),
+                ("human-monitor-command", "1"), ("query-sgx", "0"), ("qom-set", "12"), ("qom-get", "12"),
+                ("device_add", "12"), ("object-del", "13"), ("blockdev-del", "14"),
             )
         ),
         {"name": "1", "meta-type": "object", "members": [{"name": "uri", "type": "str"}]},
@@ -74,15 +76,32 @@ _SCHEMA = QapiSchema(
             "meta-type": "object",
             "members": [{"name": "keys", "type": "[str]"}, {"name": "deep", "type": "11", "default": None}],
         },
+        {"name": "12", "meta-type": "object", "members": [{"name": "path", "type": "str"}]},
+        {"name": "13", "meta-type": "object", "members": [{"name": "id", "type": "str"}]},
+        {"name": "14", "meta-type": "object", "members": [{"name": "node-name", "type": "str"}]},
         # An object that holds one of its own kind, as block nodes do.
         {"name": "11", "meta-type": "object", "members": [{"name": "deep", "type": "11", "default": None}]},
     ]
 )  # fmt: skip
+_NAMES = Names(
+    ("/machine", "/objects/io"),
+    (Property("/machine", "graphics", "bool"), Property("/objects/io", "poll-max-ns", "int")),
+    devices=("rng",),
+    objects=("io",),
+    nodes=("disk",),
+    buses=("usb.0",),
+    types=("virtio-rng-pci", "vfio-pci"),
+    device_types={
+        "virtio-rng-pci": (Property("", "max-bytes", "uint64"), Property("", "realized", "bool")),
+        "virtio-blk-pci": (Property("", "drive", "str"),),
+        "vfio-pci": (Property("", "host", "str"),),
+    },
+)
 _DRAWS = 400
 
 
 def _drawn(command: str) -> list[dict[str, Any]]:
-    return [draw_arguments(_SCHEMA, command, random.Random(seed)) for seed in range(_DRAWS)]
+    return [draw_arguments(_SCHEMA, _NAMES, command, random.Random(seed)) for seed in range(_DRAWS)]
 
 
 def _inside(value: Any) -> Iterator[tuple[str, Any]]:
@@ -95,39 +114,87 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
             yield from _inside(one)
 
 
-def test_only_listed_commands_are_drawn() -> None:
-    """Commands that end QEMU, run programs or write files are never drawn, also if the schema has them."""
+def test_all_commands_are_drawn_but_those_that_are_denied() -> None:
+    """Commands that end QEMU, or that the model has to know, are never drawn; each has its reason."""
     assert drawable(_SCHEMA) == (
-        "migrate-set-capabilities", "migrate-set-parameters", "object-add", "query-status", "send-key",
+        "blockdev-del", "device_add", "migrate-set-capabilities", "migrate-set-parameters", "object-add",
+        "object-del", "pmemsave", "qom-get", "qom-set", "query-status", "send-key",
     )  # fmt: skip
-    forbidden = (
-        "quit",
-        "migrate",
-        "migrate-incoming",
-        "pmemsave",
-        "memsave",
-        "screendump",
-        "dump-*",
-        "*hmp*",
-    )
-    assert not set(forbidden) & set(COMMANDS)
-    assert "human-monitor-command" not in COMMANDS
-    assert all(COMMANDS.values())
+    own_steps = ("quit", "stop", "cont", "migrate", "migrate_cancel", "system_reset", "system_wakeup")
+    assert {*own_steps, "snapshot-load", "human-monitor-command", "set-action"} <= {*DENIED}
+    assert all(DENIED.values())
 
 
 def test_no_argument_names_anything_of_the_host() -> None:
-    """No file, address or program is drawn, however deep, and no string is a path of the host or a URI."""
+    """However deep: files are in the folder of the run, and no string is another path or a URI."""
     for command in drawable(_SCHEMA):
         for arguments in _drawn(command):
             for name, value in _inside(arguments):
-                assert name not in ("uri", "file", "filename", "cpr-exec-command")
+                assert name not in ("uri", "cpr-exec-command", "host", "exec")
+                if name in ("file", "filename"):
+                    assert value == "a" or value == [] or str(value).startswith(f"{FOLDER}/")
                 if isinstance(value, str):
                     assert ":" not in value
                     assert not value.startswith(("/tmp", "/dev", "/etc", "/home", "/proc"))
                     assert len(value) <= 300
     kinds = {str(arguments.get("qom-type")) for arguments in _drawn("object-add")}
-    assert "memory-backend-file" not in kinds
     assert {"secret", "iothread"} <= kinds
+
+
+def test_files_are_put_into_the_folder_of_the_run() -> None:
+    """However deep in the arguments; other values stay as they are."""
+    drawn = {"file": f"{FOLDER}/a", "deep": [{"protocol": f"file:{FOLDER}/b"}], "size": 1, "on": True}
+    assert filled(drawn, "/run") == {
+        "file": "/run/a",
+        "deep": [{"protocol": "file:/run/b"}],
+        "size": 1,
+        "on": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "argument", "there"),
+    [("object-del", "id", "io"), ("blockdev-del", "node-name", "disk")],
+)
+def test_commands_name_what_there_is(command: str, argument: str, there: str) -> None:
+    """Half of the names are of what the QEMU has, others of what commands add, some of nothing."""
+    found = [arguments.get(argument) for arguments in _drawn(command)]
+    assert found.count(there) > _DRAWS * 0.35
+    assert found.count("explored-0") > _DRAWS * 0.1
+    assert "explored-none" in found
+
+
+def test_properties_are_set_to_values_of_their_type() -> None:
+    """Each is one that its object has."""
+    wanted = {"/machine": ("graphics", bool), "/objects/io": ("poll-max-ns", int)}
+    drawn = [one for one in _drawn("qom-set") if {*one} == {"path", "property", "value"}]
+    fits = [
+        one
+        for one in drawn
+        if isinstance(one["path"], str)
+        and one["property"] == wanted[one["path"]][0]
+        and type(one["value"]) is wanted[one["path"]][1]
+    ]
+    assert len(fits) > _DRAWS * 0.8
+    assert {one["path"] for one in fits} == {*wanted}
+    assert not any("value" in one for one in _drawn("qom-get"))
+
+
+def test_devices_are_plugged_in_with_properties_that_they_have() -> None:
+    """None opens what is the host's, and none is taken from the guest by a property."""
+    drawn = _drawn("device_add")
+    assert {"virtio-rng-pci", "virtio-blk-pci"} <= {str(one.get("driver")) for one in drawn}
+    assert not any(one.get("driver") == "vfio-pci" for one in drawn)
+    assert any("max-bytes" in one for one in drawn)
+    assert any(one.get("drive") == "disk" for one in drawn)
+    assert not any(one.get("path") == "realized" for one in _drawn("qom-set"))
+
+
+def test_a_command_is_followed_by_those_about_the_same_things() -> None:
+    """Objects with objects, settings with settings; a command of no family by none."""
+    assert related(_SCHEMA, "object-add") == ("object-add", "object-del", "qom-get", "qom-set")
+    assert related(_SCHEMA, "blockdev-del") == ("blockdev-del",)
+    assert related(_SCHEMA, "send-key") == ()
 
 
 def test_valid_and_nearly_valid_arguments_are_drawn() -> None:
