@@ -18,7 +18,7 @@ from tests_functional.explore.steps import GuestChoice, Step, StepList
 _LEAST_STEPS, _MOST_STEPS, _LONGEST = 3, 14, 40
 _FROM_CORPUS = 0.4
 # Of the lists that are new, those of commands mostly: a command takes milliseconds, a guest seconds.
-_STORM_SHARE, _STORM_COMMANDS, _STORM_DEVICES_SHARE = 0.5, 30, 0.6
+_STORM_SHARE, _STORM_COMMANDS, _STORM_DEVICES_SHARE = 0.6, 30, 0.8
 # Half of them leave memory untouched; what is first used after T0 is seen there alone.
 _PATTERNS = ("random", "sequential", "hot", "sparse", "sparse", "sparse")
 # Of saves that begin, those in which the guest at once uses memory that nobody has touched. A page that is

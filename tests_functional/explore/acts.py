@@ -66,7 +66,7 @@ _BLOCKS = (
     "xen-*", "qom-set", "x-blockdev-*", "chardev-*", "netdev_*", "object-*",
 )  # fmt: skip
 # Commands that may change the machine that a restored guest needs.
-_CHANGES = ("device_*", "qom-set", "xen-*", "netdev_del", "set-numa-node", "set-cpu-topology")
+_CHANGES = ("device_*", "chardev-*", "qom-set", "xen-*", "netdev_del", "set-numa-node", "set-cpu-topology")
 # Commands that set something.
 _SETS = {"migrate-set-parameters": "parameters", "migrate-set-capabilities": "capabilities"}
 

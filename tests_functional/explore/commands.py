@@ -182,6 +182,12 @@ _BRANCHES: Mapping[str, tuple[str, ...]] = {
 _NO_DEVICES = ("vfio-*", "vhost-*", "*-host*", "*passthr*", "ivshmem-doorbell", "scsi-generic", "scsi-block")
 # Properties that take a device from the guest without its knowledge, which QEMU does not promise to survive.
 _NO_PROPERTIES = ("realized",)
+# Optional arguments without which the command is refused, with their depth.
+_ALWAYS = (
+    ("blockdev-add", "node-name", 0),
+    ("block-dirty-bitmap-add", "name", 0),
+    ("blockdev-create", "job-id", 0),
+)
 _ELEMENTS = (0, 1, 1, 2)
 _DEEPEST = 5
 _OPTIONAL_SHARE, _WRONG_SHARE, _ABSENT_SHARE, _NEW_SHARE = 0.35, 0.06, 0.06, 0.4
@@ -231,7 +237,7 @@ class Source:
             "netdev": names.netdevs,
             "chardev": names.chardevs,
             "node": names.nodes,
-            "block": (*names.devices, *names.nodes),
+            "block": (*names.disks, *names.nodes),
         }
         there = pools[what]
         return chance.choice(NEW if not there or chance.random() < _NEW_SHARE else there)
@@ -365,7 +371,7 @@ def _object(source: Source, type_name: str, depth: int) -> dict[str, Any]:
         name = member["name"]
         if _left_out(source, name):
             continue
-        optional = "default" in member
+        optional = "default" in member and (source.command, name, depth) not in _ALWAYS
         if optional and (depth >= _DEEPEST or chance.random() >= _OPTIONAL_SHARE):
             continue
         found[name] = _value(source, member["type"], name, depth + 1)

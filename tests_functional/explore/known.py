@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 
 from harness.codes import Code
@@ -111,6 +112,24 @@ def _gives(*commands: str) -> Callable[[StepList], bool]:
     )
 
 
+def _transaction(action: str) -> Callable[[StepList], bool]:
+    """Return a function that says whether a list has a transaction with an action of a type."""
+    return lambda steps: any(
+        f'"type": "{action}"' in json.dumps(step.arguments["arguments"])
+        for step in steps.steps
+        if step.kind == "qmp" and step.arguments["command"] == "transaction"
+    )
+
+
+def _reopens_nothing(steps: StepList) -> bool:
+    """`blockdev-reopen` gets an empty list."""
+    return any(
+        step.arguments["arguments"].get("options") == []
+        for step in steps.steps
+        if step.kind == "qmp" and step.arguments["command"] == "blockdev-reopen"
+    )
+
+
 def _block(steps: StepList) -> bool:
     """The capability `block` is set."""
     return any(
@@ -194,6 +213,8 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F59": _nowhere("no-arguments"),
     "F60": _unconnected,
     "F61": _limited,
+    "F931": _transaction("block-dirty-bitmap-enable"),
+    "F932": _reopens_nothing,
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 

@@ -5,7 +5,7 @@ Commands that are drawn name these, so that QEMU finds what they are about.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -48,7 +48,7 @@ class Names:
     Attributes:
         paths: of all objects (QOM).
         properties: of all objects.
-        devices, objects, nodes, chardevs, netdevs, buses: by their ids.
+        devices, disks, objects, nodes, chardevs, netdevs, buses: by their ids.
         types: all types of devices.
         device_types: those whose properties QEMU tells, with these.
     """
@@ -56,6 +56,7 @@ class Names:
     paths: tuple[str, ...] = ("/machine",)
     properties: tuple[Property, ...] = (Property("/machine", "type", "string"),)
     devices: tuple[str, ...] = ()
+    disks: tuple[str, ...] = ()
     objects: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
     chardevs: tuple[str, ...] = ()
@@ -98,6 +99,7 @@ def _names_of(machine: Machine) -> Names:
         paths,
         properties,
         _children(paths, _DEVICES),
+        _children([one.path for one in properties if one.name == "drive"], _DEVICES),
         _children(paths, _OBJECTS),
         tuple(sorted({*(node["node-name"] for node in execute("query-named-block-nodes")), IMAGE})),
         tuple(sorted(one["label"] for one in execute("query-chardev") if one["label"] in _OWN_CHARDEVS)),
@@ -115,7 +117,7 @@ def _walk(machine: Machine, path: str) -> Iterator[Property]:
             yield from _walk(machine, f"{path.rstrip('/')}/{one['name']}")
 
 
-def _children(paths: tuple[str, ...], parent: str) -> tuple[str, ...]:
+def _children(paths: Sequence[str], parent: str) -> tuple[str, ...]:
     return tuple(
         path.rpartition("/")[2]
         for path in paths

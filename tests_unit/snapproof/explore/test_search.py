@@ -93,6 +93,10 @@ def _set(arguments: dict[str, object]) -> Step:
     return Step("qmp", {"command": "migrate-set-parameters", "arguments": arguments})
 
 
+def _give(command: str, **arguments: object) -> Step:
+    return Step("qmp", {"command": command, "arguments": arguments})
+
+
 def _ignore(on: bool) -> Step:
     capabilities = [{"capability": "x-ignore-shared", "state": on}]
     return Step("qmp", {"command": "migrate-set-capabilities", "arguments": {"capabilities": capabilities}})
@@ -125,6 +129,14 @@ _EARLY, _CONT = Step("begin", {"early": True}), Step("cont")
         ("F61", [Step("begin"), _set({"downtime-limit": 1})], False),
         ("F61", [_set({"max-bandwidth": 1}), Step("begin")], False),
         ("F10", [Step("begin")], False),
+        ("F47", [_give("x-query-virtio-status")], True),
+        ("F47", [_give("x-query-virtio")], False),
+        ("F931", [_give("transaction", actions=[{"type": "block-dirty-bitmap-enable"}])], True),
+        ("F931", [_give("transaction", actions=[{"type": "block-dirty-bitmap-disable"}])], False),
+        ("F931", [_give("block-dirty-bitmap-enable", node="disk", name="a")], False),
+        ("F932", [_give("blockdev-reopen", options=[])], True),
+        ("F932", [_give("blockdev-reopen", options=[{"node-name": "disk"}])], False),
+        ("F932", [_give("blockdev-reopen")], False),
     ],
 )
 def test_what_leads_to_an_issue(issue: str, steps: list[Step], leads: bool) -> None:
