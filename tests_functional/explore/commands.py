@@ -11,6 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 from typing import Any
 
 from harness.qemu.architectures import TARGET_PAGE_BYTES
@@ -214,10 +215,8 @@ class Source:
         """Draw a string for an argument: mostly the name of something that there is, or may be."""
         if argument in _OTHERS:
             return self.chance.choice(_OTHERS[argument])
-        for command, pattern, what in _NAMED:
-            if fnmatchcase(self.command, command) and fnmatchcase(argument, pattern):
-                return self.name(what)
-        return self.chance.choice(_ANY_STRING)
+        what = _what(self.command, argument)
+        return self.name(what) if what else self.chance.choice(_ANY_STRING)
 
     def name(self, what: str) -> str:
         """Draw the name of something of a kind."""
@@ -266,6 +265,18 @@ class Source:
         return chance.choice((*_ANY_STRING, *_NUMBERS, True))
 
 
+@cache
+def _what(command: str, argument: str) -> str:
+    """Return what a string argument names, "" for nothing that is known."""
+    named = (
+        what
+        for commands, arguments, what in _NAMED
+        if fnmatchcase(command, commands) and fnmatchcase(argument, arguments)
+    )
+    return next(named, "")
+
+
+@cache
 def drawable(schema: QapiSchema) -> tuple[str, ...]:
     """Return the commands of a QEMU that may be drawn."""
     return tuple(
@@ -273,6 +284,7 @@ def drawable(schema: QapiSchema) -> tuple[str, ...]:
     )
 
 
+@cache
 def related(schema: QapiSchema, command: str) -> tuple[str, ...]:
     """Return the commands that are about the same things as a command, empty if it is of no family."""
     found: tuple[str, ...] = ()
