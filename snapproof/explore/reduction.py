@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests_functional.explore.steps import GuestChoice, Step, StepList
-from tests_functional.kernel.explore.ddmin import Budget, Reduced, reduce_failing
+from tests_functional.kernel.explore.ddmin import Budget, Reduced, fewest, reduce_failing
 
 Fails = Callable[[StepList], bool]
 """Runs a list and returns whether it fails in the same way."""
@@ -28,23 +28,41 @@ def _simplest(steps: StepList, budget: Budget) -> StepList:
 
 def _simplest_guest(steps: StepList, budget: Budget) -> StepList:
     """Return the list with as plain a guest as fails as well."""
-    for guest in _plainer(steps.guest):
-        tried = replace(steps, guest=guest(steps.guest))
+    for name in ("machine", "ram", "vcpus", "pattern"):
+        plain = replace(steps.guest, **{name: getattr(_SIMPLEST, name)})
+        tried = replace(steps, guest=plain)
         if tried.guest != steps.guest and budget.fails(tried):
             steps = tried
-    return steps
+    found: _Devices = fewest(_Devices(steps), _DeviceBudget(budget))
+    return found.list
 
 
-def _plainer(guest: GuestChoice) -> Iterator[Callable[[GuestChoice], GuestChoice]]:
-    for name in ("machine", "ram", "vcpus", "pattern"):
-        plain = getattr(_SIMPLEST, name)
-        yield lambda one, name=name, plain=plain: replace(one, **{name: plain})  # type: ignore[misc]
-    # Mostly none is needed, and then the others are not tried.
-    yield lambda one: replace(one, devices=())
-    for device in guest.devices:
-        yield lambda one, device=device: replace(  # type: ignore[misc]
-            one, devices=tuple(name for name in one.devices if name != device)
-        )
+@dataclass(frozen=True)
+class _Devices:
+    """Has ddmin leave out devices of a list's guest in place of steps."""
+
+    list: StepList
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        return self.list.guest.devices
+
+    def with_steps(self, devices: Sequence[str]) -> _Devices:
+        return _Devices(replace(self.list, guest=replace(self.list.guest, devices=tuple(devices))))
+
+
+class _DeviceBudget(Budget):
+    """Runs lists of another budget."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+
+    @property
+    def spent(self) -> bool:
+        return self._budget.spent
+
+    def fails(self, steps: _Devices) -> bool:
+        return self._budget.fails(steps.list)
 
 
 def _simplest_arguments(steps: StepList, budget: Budget) -> StepList:

@@ -130,6 +130,15 @@ def _reopens_nothing(steps: StepList) -> bool:
     )
 
 
+def _hub_port_of_peer(steps: StepList) -> bool:
+    """A hub port is added for a network backend by its name; which of them have a peer is not followed."""
+    return any(
+        step.arguments["arguments"].get("type") == "hubport" and "netdev" in step.arguments["arguments"]
+        for step in steps.steps
+        if step.kind == "qmp" and step.arguments["command"] == "netdev_add"
+    )
+
+
 def _block(steps: StepList) -> bool:
     """The capability `block` is set."""
     return any(
@@ -215,6 +224,7 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F61": _limited,
     "F931": _transaction("block-dirty-bitmap-enable"),
     "F932": _reopens_nothing,
+    "F933": _hub_port_of_peer,
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 

@@ -137,6 +137,9 @@ _EARLY, _CONT = Step("begin", {"early": True}), Step("cont")
         ("F932", [_give("blockdev-reopen", options=[])], True),
         ("F932", [_give("blockdev-reopen", options=[{"node-name": "disk"}])], False),
         ("F932", [_give("blockdev-reopen")], False),
+        ("F933", [_give("netdev_add", type="hubport", netdev="net")], True),
+        ("F933", [_give("netdev_add", type="hubport")], False),
+        ("F933", [_give("netdev_add", type="user", netdev="net")], False),
     ],
 )
 def test_what_leads_to_an_issue(issue: str, steps: list[Step], leads: bool) -> None:

@@ -580,7 +580,7 @@ def test_issue_of_a_host_is_of_one_host_one_check_and_one_kind(
 def test_baseline_names_what_there_is() -> None:
     """Fields and QEMU's messages of the baseline are those that the code makes."""
     known = {"command", "qemu_said", "waiting_threads", "error", "state", "before", "status", "expected"}
-    known |= {"waiting_faults", "lost_descriptors", "pages"}
+    known |= {"waiting_faults", "lost_descriptors", "pages", "step", "asserted"}
     known |= {"errno", "age", "number", "name", "program", "reads", "section", "block", "device", "kind"}
     for issue in load_known_issues():
         for symptom in issue.codes:
