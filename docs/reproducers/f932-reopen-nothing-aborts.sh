@@ -14,9 +14,11 @@ trap exit HUP INT PIPE TERM
 
 {
     echo '{"execute": "qmp_capabilities"}'
-    echo '{"execute": "blockdev-reopen", "id": "control", "arguments": {"options": [{"driver": "null-co", "node-name": "none"}]}}'
+    echo '{"execute": "blockdev-reopen", "id": "control", 
+           "arguments": {"options": [{"driver": "null-co", "node-name": "none"}]}}'
     sleep 1
-    echo '{"execute": "blockdev-reopen", "id": "empty", "arguments": {"options": []}}'
+    echo '{"execute": "blockdev-reopen", "id": "empty", 
+           "arguments": {"options": []}}'
     sleep 1
     echo '{"execute": "quit"}'
 } 2> /dev/null | "$QEMU" -machine pc -S -nodefaults -display none -m 32 -qmp stdio > "$OUT" 2>&1 &

@@ -14,12 +14,15 @@ trap exit HUP INT PIPE TERM
 
 {
     echo '{"execute": "qmp_capabilities"}'
-    echo '{"execute": "netdev_add", "id": "control", "arguments": {"type": "hubport", "id": "a", "hubid": 0, "netdev": "none"}}'
+    echo '{"execute": "netdev_add", "id": "control", 
+           "arguments": {"type": "hubport", "id": "a", "hubid": 0, "netdev": "none"}}'
     sleep 1
-    echo '{"execute": "netdev_add", "id": "taken", "arguments": {"type": "hubport", "id": "b", "hubid": 0, "netdev": "net"}}'
+    echo '{"execute": "netdev_add", "id": "taken", 
+           "arguments": {"type": "hubport", "id": "b", "hubid": 0, "netdev": "net"}}'
     sleep 1
     echo '{"execute": "quit"}'
-} 2> /dev/null | "$QEMU" -machine pc -S -nodefaults -display none -m 32 -netdev hubport,id=net,hubid=1 -device e1000,netdev=net -qmp stdio > "$OUT" 2>&1 &
+} 2> /dev/null | "$QEMU" -machine pc -S -nodefaults -display none -m 32 \
+    -netdev hubport,id=net,hubid=1 -device e1000,netdev=net -qmp stdio > "$OUT" 2>&1 &
 CODE=0
 wait $! || CODE=$?
 if grep -q 'CommandNotFound' "$OUT"; then

@@ -33,6 +33,8 @@ MESSAGES = {
     "lsi-assertion": ("lsi_pre_save: Assertion",),
     # block/io.c bdrv_co_write_req_prepare(): a write to an image that was given up for another QEMU
     "inactive-image": ("BDRV_O_INACTIVE)' failed", "child->perm & BLK_PERM_WRITE' failed"),
+    # hw/acpi/acpi_generic_initiator.c, since 9.0; hw/acpi/pci.c since 10.0
+    "invalid-numa-node": ("acpi-generic-initiator: Invalid NUMA node specified",),
     "incompatible-memory": ("not compatible with guest memory configuration",),
 }
 """The messages by the name that known issues use (field `qemu_said`), each with its texts."""

@@ -120,7 +120,9 @@ _NAMED: tuple[tuple[str, str, str], ...] = (
     ("*", "id", "block"),
     ("*", "parent", "block"),
     ("*", "child", "block"),
+    ("device-*", "typename", "device type"),
     ("*", "typename", "type"),
+    ("*", "implements", "type"),
     ("*", "filename", "file"),
     ("*", "file", "file"),
     ("*", "path", "file"),
@@ -228,8 +230,8 @@ class Source:
             return chance.choice(_ANY_STRING)
         if what == "path":
             return chance.choice(names.paths)
-        if what == "type":
-            return chance.choice(names.types)
+        if what in ("type", "device type"):
+            return chance.choice(names.types if what == "device type" else names.all_types)
         pools = {
             "object": names.objects,
             "device": names.devices,

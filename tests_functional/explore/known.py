@@ -130,6 +130,15 @@ def _reopens_nothing(steps: StepList) -> bool:
     )
 
 
+def _adds(kind: str) -> Callable[[StepList], bool]:
+    """Return a function that says whether a list adds an object of a type, or asks for its properties."""
+    return lambda steps: any(
+        kind in (step.arguments["arguments"].get("qom-type"), step.arguments["arguments"].get("typename"))
+        for step in steps.steps
+        if step.kind == "qmp" and step.arguments["command"] in ("object-add", "qom-list-properties")
+    )
+
+
 def _hub_port_of_peer(steps: StepList) -> bool:
     """A hub port is added for a network backend by its name; which of them have a peer is not followed."""
     return any(
@@ -225,6 +234,8 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F931": _transaction("block-dirty-bitmap-enable"),
     "F932": _reopens_nothing,
     "F933": _hub_port_of_peer,
+    "F934": _adds("colo-compare"),
+    "F935": _adds("acpi-generic-initiator"),
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 

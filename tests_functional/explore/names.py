@@ -50,6 +50,7 @@ class Names:
         properties: of all objects.
         devices, disks, objects, nodes, chardevs, netdevs, buses: by their ids.
         types: all types of devices.
+        all_types: all types of objects, abstract ones too.
         device_types: those whose properties QEMU tells, with these.
     """
 
@@ -63,6 +64,7 @@ class Names:
     netdevs: tuple[str, ...] = ()
     buses: tuple[str, ...] = ()
     types: tuple[str, ...] = ("device",)
+    all_types: tuple[str, ...] = ("device",)
     device_types: Mapping[str, tuple[Property, ...]] = field(default_factory=dict)
 
 
@@ -94,7 +96,7 @@ def _names_of(machine: Machine) -> Names:
     paths = tuple(sorted({one.path for one in properties}))
     netdevs = (one.path for one in properties if one.name == "netdev" and one.kind == "str")
     named = {execute("qom-get", {"path": path, "property": "netdev"}) for path in netdevs}
-    types: Any = execute("qom-list-types", {"implements": "device", "abstract": False})
+    devices: Any = execute("qom-list-types", {"implements": "device", "abstract": False})
     return Names(
         paths,
         properties,
@@ -105,7 +107,8 @@ def _names_of(machine: Machine) -> Names:
         tuple(sorted(one["label"] for one in execute("query-chardev") if one["label"] in _OWN_CHARDEVS)),
         tuple(sorted(name for name in named if name)),
         tuple(sorted({one.name for one in properties if one.kind.startswith("child<") and "." in one.name})),
-        tuple(sorted(one["name"] for one in types)),
+        tuple(sorted(one["name"] for one in devices)),
+        tuple(sorted(one["name"] for one in execute("qom-list-types"))),
     )
 
 

@@ -140,6 +140,11 @@ _EARLY, _CONT = Step("begin", {"early": True}), Step("cont")
         ("F933", [_give("netdev_add", type="hubport", netdev="net")], True),
         ("F933", [_give("netdev_add", type="hubport")], False),
         ("F933", [_give("netdev_add", type="user", netdev="net")], False),
+        ("F934", [_give("object-add", **{"qom-type": "colo-compare"})], True),
+        ("F934", [_give("qom-list-properties", typename="colo-compare")], True),
+        ("F934", [_give("object-add", **{"qom-type": "filter-mirror"})], False),
+        ("F935", [_give("object-add", **{"qom-type": "acpi-generic-initiator"})], True),
+        ("F934", [_give("device-list-properties", typename="colo-compare")], False),
     ],
 )
 def test_what_leads_to_an_issue(issue: str, steps: list[Step], leads: bool) -> None:
