@@ -139,6 +139,25 @@ def _adds(kind: str) -> Callable[[StepList], bool]:
     )
 
 
+def _file_refused_early(steps: StepList) -> bool:
+    """A block node of a file is asked for with a reservation manager, of which there is none here."""
+    return any(
+        step.kind == "qmp"
+        and step.arguments["command"] in ("blockdev-add", "blockdev-reopen", "blockdev-create")
+        and '"pr-manager"' in json.dumps(step.arguments["arguments"])
+        for step in steps.steps
+    )
+
+
+def _asks_for_properties(steps: StepList) -> bool:
+    """The properties of a type are asked for that cannot be made without more."""
+    return any(
+        step.arguments["arguments"].get("typename") in _FRAGILE
+        for step in steps.steps
+        if step.kind == "qmp" and step.arguments["command"] in _PROPERTIES_OF_TYPES
+    )
+
+
 def _hub_port_of_peer(steps: StepList) -> bool:
     """A hub port is added for a network backend by its name; which of them have a peer is not followed."""
     return any(
@@ -210,6 +229,12 @@ _SAVES = ("begin", "begin-starved", "snapshot")
 _WAIT_FOR_T0 = (
     "finish", "reset", "panic", "sleep", "pattern", "untouched", "save-inside", "load-inside", "plug",
 )  # fmt: skip
+# Types of which a QEMU makes an object to list its properties, and cannot.
+_FRAGILE = (
+    "memory-region-portio-list", "microvm-machine", "qemu-graphic-console", "qio-net-listener",
+    "virtio-gpu-gl-pci", "virtio-vga-gl", "x-remote-object",
+)  # fmt: skip
+_PROPERTIES_OF_TYPES = ("qom-list-properties", "device-list-properties")
 _SET, _CAPABILITIES = "migrate-set-parameters", "migrate-set-capabilities"
 
 LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
@@ -236,6 +261,8 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F933": _hub_port_of_peer,
     "F934": _adds("colo-compare"),
     "F935": _adds("acpi-generic-initiator"),
+    "F936": _file_refused_early,
+    "F937": _asks_for_properties,
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 
