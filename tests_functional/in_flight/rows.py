@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tests_functional.in_flight.kinds import STREAM_KINDS
+from tests_functional.in_flight.planted import PLANTED
 from tests_functional.lib.profile_row import ANY_GUEST, QUICK_GUEST, ProfileRow
 
 _IN_FLIGHT = "in_flight/test_in_flight.py:InFlight"
@@ -29,12 +30,15 @@ ROWS = (
         _GUEST,
         kinds=ANY_GUEST,
     ),
-    ProfileRow(
-        "in-flight.planted",
-        f"{_IN_FLIGHT}.test_planted_faults",
-        "a check of what arrives that cannot fail proves nothing",
-        _GUEST,
-        kinds=ANY_GUEST,
+    *(
+        ProfileRow(
+            f"in-flight.{name}",
+            f"{_IN_FLIGHT}.test_planted_faults",
+            f"a check of what arrives that cannot fail proves nothing: {', '.join(streams)}",
+            {**_GUEST, "planted": name},
+            kinds=ANY_GUEST,
+        )
+        for name, streams in PLANTED.items()
     ),
     ProfileRow(
         "in-flight.planted-vmgenid",

@@ -20,7 +20,7 @@ class InFlight(SnapshotTest):
 
     def test_planted_faults(self) -> None:
         """Items that are lost, doubled, out of order or of after T0, and a device given up, are seen."""
-        self.judge(planted_faults)
+        self.judge(planted_faults(self.option("planted")))
 
     def test_planted_ids(self) -> None:
         """Generation IDs that are wrong in the file, the source or a restored guest are seen."""

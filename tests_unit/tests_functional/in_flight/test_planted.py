@@ -8,7 +8,7 @@ from harness.codes import Code
 from tests_functional.in_flight.disks import QUEUE
 from tests_functional.in_flight.kinds import STREAM_KINDS
 from tests_functional.in_flight.numbers import Numbers
-from tests_functional.in_flight.planted import FAULTS, judge_seen
+from tests_functional.in_flight.planted import FAULTS, PLANTED, judge_seen
 from tests_functional.in_flight.planted_ids import ID_FAULTS
 from tests_unit.support.scenario_values import codes
 from validators.checks import Problem, judged
@@ -66,3 +66,8 @@ def test_each_code_of_generation_ids_is_planted_alone() -> None:
     alone = [{code for _, code in fault.expected} for fault in ID_FAULTS.values()]
     for code in (Code.VMGENID_FILE, Code.VMGENID_SOURCE, Code.VMGENID_STALE, Code.VMGENID_SAME):
         assert {code} in alone
+
+
+def test_each_fault_is_planted_by_one_test() -> None:
+    """A fault that no test plants is never seen."""
+    assert sorted(name for streams in PLANTED.values() for name in streams) == sorted(FAULTS)
