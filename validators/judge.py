@@ -8,10 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.codes import Code
 from harness.errors import UsageError
 from harness.status import Status
+from validators.native.library import native_core
+from validators.oracles.o2_write_order.scan import NAME as WRITE_ORDER
+from validators.oracles.o2_write_order.scan import follow_agent
 from validators.oracles.o2_write_order.write_order import check_write_order
 from validators.oracles.o4_structure.structure import check_structure
 from validators.verdict import CheckResult, Tally, Verdict, Violation
@@ -21,11 +25,15 @@ from validators.vmstate.facts import describe
 from validators.vmstate.memory_map import machine_map
 from validators.vmstate.pages import PageReader
 from validators.vmstate.progress import Progress, WatchedSource
+from validators.vmstate.stream.following import Follower
 from validators.vmstate.stream.format import LEAST_RECORD_BYTES, MAX_PAGES, StreamError
 from validators.vmstate.stream.index import SnapshotIndex
 from validators.vmstate.stream.reader import read_index
 from validators.vmstate.stream.source import PipeSource
 from validators.vmstate.virtio_mem import has_virtio_mem, unplugged_pages
+
+if TYPE_CHECKING:
+    from validators.oracles.o1_golden.golden import GoldenFiles
 
 
 def check_file(
@@ -58,28 +66,46 @@ def check_file(
         offset = opened.start
         source = WatchedSource(opened.source.descriptor, path, progress or _silent)
         source.begin("structure", offset, max(0, source.size - offset))
-        index = read_index(source, offset, opened.ends_file)
+        image = None
+        if golden is not None:
+            # Most files are checked without one, and start sooner.
+            from validators.oracles.o1_golden.golden import open_golden
+
+            image = stack.enter_context(open_golden(golden))
+        follower = _follower(image)
+        index = read_index(source, offset, opened.ends_file, follower=follower)
         unplugged = unplugged_pages(source, index)
         large = index.damage is not None and index.damage.code is Code.BLOCK_SIZE_TOO_LARGE
         if large and index.damage and source.size > MAX_PAGES * LEAST_RECORD_BYTES:
             # A file of this size may be right; in a smaller one the length is damaged.
             raise UsageError(index.damage.sentence)
         checks = check_structure(index, unplugged)
-        reader = PageReader(source, index)
+        reader = PageReader(source, index, follower)
         data_bytes = index.records.get("page", 0) * index.page_size
         source.begin("write-order", offset, data_bytes)
         checks.append(_guarded(lambda: check_write_order(reader, agent_ran), "write-order", index))
-        if golden is not None:
-            # Most files are checked without one, and start sooner.
-            from validators.oracles.o1_golden.golden import check_golden, open_golden
+        if image is not None:
+            from validators.oracles.o1_golden.golden import check_golden
 
-            image = stack.enter_context(open_golden(golden))
             source.begin("golden", offset, data_bytes)
             checks.append(_guarded(lambda: check_golden(reader, image, unplugged), "golden", index))
         source.finish()
         if opened.containers:
             checks.insert(0, _judge_containers(opened.containers))
         return _verdict(checks, index, opened.containers)
+
+
+def _follower(image: GoldenFiles | None) -> Follower | None:
+    """Return what has pages judged by the oracles while the rest of the stream is read."""
+    if native_core() is None:
+        return None
+    works = {WRITE_ORDER: follow_agent()}
+    if image is not None:
+        from validators.oracles.o1_golden.golden import NAME as GOLDEN
+        from validators.oracles.o1_golden.golden import follow_golden
+
+        works[GOLDEN] = follow_golden(image)
+    return Follower(works)
 
 
 def _judge_containers(containers: Sequence[Container]) -> CheckResult:

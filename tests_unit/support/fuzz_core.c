@@ -47,18 +47,22 @@ static void fuzz_walk(const uint8_t *parameters, const uint8_t *bytes, size_t le
 	walk.events = exactly(8 * EVENT_WORDS * walk.event_limit);
 	walk.small_left = parameters[4];
 	walk.name_length = parameters[6];
+	walk.note_limit = 1 + parameters[15] % 5;
+	walk.noted = parameters[1] & 4 ? exactly(8 * NOTE_WORDS * walk.note_limit) : NULL;
 	memcpy(walk.name, bytes, walk.name_length < length ? walk.name_length : length);
 	do {
 		before = at;
 		stop = core_walk(&walk, window, length, 100, &at);
 		require(at >= before && at <= length, "a place outside of the bytes");
 		require(walk.event_count <= walk.event_limit, "more events than there is room for");
-		require(stop == STOP_ELSE || walk.event_count, "events without an event");
-		walk.event_count = 0;
+		require(walk.note_count <= walk.note_limit, "more notes than there is room for");
+		require(stop == STOP_ELSE || walk.event_count || walk.note_count, "events without an event");
+		walk.event_count = walk.note_count = 0;
 		require(rounds++ <= length, "no end");
 	} while (stop == STOP_EVENTS);
 	free(walk.sources);
 	free(walk.events);
+	free(walk.noted);
 	free(window);
 }
 
@@ -80,6 +84,14 @@ static void fuzz_pages(const uint8_t *parameters, const uint8_t *bytes, size_t l
 	require(!ftruncate(other, (off_t)(length / (1 + parameters[10] % 3))), "no other file");
 	pages.file = file;
 	pages.threads = 1 + (parameters[11] & 1);
+	if (parameters[11] & 2 && length) {
+		/* A mapping that may be longer than the file, as after it shrank. */
+		pages.map_bytes = length + (parameters[11] & 4 ? 8192 : 0);
+		pages.present = parameters[11] & 8;
+		pages.map = mmap(NULL, pages.map_bytes, PROT_READ, MAP_SHARED, file, 0);
+		require(pages.map != MAP_FAILED, "no mapping");
+		core_guard();
+	}
 	for (i = 0; i < count; i++) {
 		places[i] = (int64_t)(parameters[12] * 16u + i * step);
 		numbers[i] = (int64_t)(parameters[13] & 1 ? i : (i * 7) % count);
@@ -96,6 +108,8 @@ static void fuzz_pages(const uint8_t *parameters, const uint8_t *bytes, size_t l
 	require(core_copy(&pages, numbers, other, &error) <= count, "more copies than pages");
 	if (size == 4096)
 		require(core_agent(&pages, kinds, heads, flags) <= count, "more agent pages than pages");
+	if (pages.map)
+		munmap((void *)pages.map, pages.map_bytes);
 	free(places);
 	free(numbers);
 	free(keys);

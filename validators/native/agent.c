@@ -74,7 +74,7 @@ static void scan_page(const struct scan *scan, uint64_t number, const uint8_t *p
 	}
 }
 
-static uint64_t scan_slice(void *context, const struct slice *slice)
+static uint64_t scan_slice(void *context, struct slice *slice)
 {
 	uint64_t i;
 

@@ -15,7 +15,7 @@ struct comparison {
 	_Atomic uint8_t other;
 };
 
-static uint64_t compare_slice(void *context, const struct slice *slice)
+static uint64_t compare_slice(void *context, struct slice *slice)
 {
 	struct comparison *comparison = context;
 	const uint64_t size = slice->pages->size, end = slice->first + slice->count;
@@ -61,7 +61,7 @@ static bool is_hole(const struct slice *slice)
 	return data < 0 ? errno == ENXIO : data >= start + (off_t)slice->length;
 }
 
-static uint64_t find_nonzero(void *context, const struct slice *slice)
+static uint64_t find_nonzero(void *context, struct slice *slice)
 {
 	uint8_t *nonzero = context;
 	uint64_t i;

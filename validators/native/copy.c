@@ -30,7 +30,7 @@ static bool write_all(int64_t file, const uint8_t *bytes, uint64_t length, int64
 	return true;
 }
 
-static uint64_t copy_slice(void *context, const struct slice *slice)
+static uint64_t copy_slice(void *context, struct slice *slice)
 {
 	struct copying *copying = context;
 	const uint64_t size = slice->pages->size, end = slice->first + slice->count;

@@ -2,9 +2,9 @@
  * The native core of the validator: what touches every record and every page of a vmstate file.
  *
  * It judges nothing and has no messages: it fills arrays that Python has allocated, and stops where Python has to
- * go on. Every length is checked against the bytes that are there; no allocation depends on the file. Files
- * are read into small buffers and not mapped, so a file that shrinks or a disk that fails ends no process.
- * library.py has the same structures and numbers.
+ * go on. Every length is checked against the bytes that are there; no allocation depends on the file. A file is read
+ * in its mapping where the kernel has put the bytes there, else into small buffers. guard.c has the rest: a file that
+ * shrinks or a disk that fails ends no process. library.py has the same structures and numbers.
  */
 #ifndef CORE_H
 #define CORE_H
@@ -15,11 +15,12 @@
 
 enum walk_event { EVENT_AGAIN = 1, EVENT_OUTSIDE = 2, EVENT_FILL = 3 };
 
-enum { EVENT_WORDS = 4, NAME_BYTES = 255 };
+enum { EVENT_WORDS = 4, NOTE_WORDS = 2, NAME_BYTES = 255 };
 
 enum walk_stop {
 	STOP_ELSE = 0,   /* at something that Python has to read: another word, or the end of the bytes */
-	STOP_EVENTS = 1, /* the events have to be taken first */
+	STOP_EVENTS = 1, /* the events, or the pages noted, have to be taken first */
+	STOP_UNREADABLE = 2, /* the bytes are no longer there, or the disk fails */
 };
 
 /* What the walk knows between calls. Numbers of 64 bits only, so that both sides agree on the layout. */
@@ -34,6 +35,9 @@ struct walk {
 	int64_t *events;       /* event_limit times EVENT_WORDS: enum walk_event, and what it is about */
 	uint64_t event_limit;  /* at least 2 */
 	uint64_t event_count;
+	int64_t *noted;        /* NULL, or note_limit times NOTE_WORDS: number and place of a page with data */
+	uint64_t note_limit;   /* at least 1 */
+	uint64_t note_count;
 	uint64_t name_length;
 	uint8_t name[NAME_BYTES + 1]; /* of the RAMBlock named last */
 };
@@ -56,6 +60,9 @@ struct pages {
 	uint64_t count;
 	uint64_t size;         /* of a page: a power of two, 1 KiB to 64 KiB */
 	uint64_t threads;      /* at most MOST_THREADS */
+	const uint8_t *map;    /* NULL, or where the file is mapped */
+	uint64_t map_bytes;    /* so many of its bytes */
+	uint64_t present;      /* whether the kernel has put the pages there already, and the caller takes them away */
 };
 
 enum { MOST_THREADS = 16 };
@@ -85,5 +92,8 @@ uint64_t core_nonzero(const struct pages *pages, uint8_t *nonzero);
 
 /* Writes each page to numbers[i] * size of another file. If that fails, *error is the errno, else 0. */
 uint64_t core_copy(const struct pages *pages, const int64_t *numbers, int64_t target, int64_t *error);
+
+/* Installs what turns a SIGBUS in this library into an error, once for a process; any other one goes on as before. */
+void core_guard(void);
 
 #endif

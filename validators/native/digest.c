@@ -37,7 +37,7 @@ static void digest_page(const uint8_t *page, uint64_t words, const uint64_t *key
 	digest[1] = second;
 }
 
-static uint64_t digest_slice(void *context, const struct slice *slice)
+static uint64_t digest_slice(void *context, struct slice *slice)
 {
 	const struct digesting *digesting = context;
 	uint64_t i;

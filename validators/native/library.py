@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ from validators.native.place import CHOICE, NUMPY
 _MOST_THREADS = 4
 _EVENT_LIMIT = 16 << 10
 _EVENT_WORDS = 4
+# One for each page of the smallest size in a window of records.
+_NOTE_LIMIT = 16 << 10
+_NOTE_WORDS = 2
 _NAME_BYTES = 256
 EVENT_AGAIN, EVENT_OUTSIDE, EVENT_FILL = 1, 2, 3
-STOP_EVENTS = 1
+STOP_EVENTS, STOP_UNREADABLE = 1, 2
 
 AGENT_NONE, AGENT_DATA, AGENT_OTHER = range(3)
 _HEAD_WORDS = 6
@@ -42,6 +46,9 @@ class WalkState(ctypes.Structure):
         ("events", ctypes.c_void_p),
         ("event_limit", ctypes.c_uint64),
         ("event_count", ctypes.c_uint64),
+        ("noted", ctypes.c_void_p),
+        ("note_limit", ctypes.c_uint64),
+        ("note_count", ctypes.c_uint64),
         ("name_length", ctypes.c_uint64),
         ("name", ctypes.c_uint8 * _NAME_BYTES),
     )
@@ -56,7 +63,29 @@ class _Pages(ctypes.Structure):
         ("count", ctypes.c_uint64),
         ("size", ctypes.c_uint64),
         ("threads", ctypes.c_uint64),
+        ("map", ctypes.c_void_p),
+        ("map_bytes", ctypes.c_uint64),
+        ("present", ctypes.c_uint64),
     )
+
+
+@dataclass(frozen=True)
+class CoreFile:
+    """A file whose pages the native core works on.
+
+    Attributes:
+        descriptor: of the file.
+        address: where it is mapped, 0 if it is not: then its pages are read into buffers.
+        mapped_bytes: so many of its bytes are.
+        present: whether the kernel has put the pages there already, and the caller takes them away.
+        threads: how many threads share the work; None for one for each processor.
+    """
+
+    descriptor: int
+    address: int = 0
+    mapped_bytes: int = 0
+    present: bool = False
+    threads: int | None = None
 
 
 class PageNotRead(Exception):
@@ -79,14 +108,18 @@ class Walk:
     Attributes:
         state: what C works on.
         events: int64[k, 4]: of each the kind, and three numbers.
+        notes: int64[k, 2]: of each page with data its number and its place; None if none are wanted.
     """
 
-    def __init__(self, page_size: int) -> None:
+    def __init__(self, page_size: int, notes: bool = False) -> None:
         self.events = np.zeros((_EVENT_LIMIT, _EVENT_WORDS), np.int64)
+        self.notes = np.zeros((_NOTE_LIMIT, _NOTE_WORDS), np.int64) if notes else None
         self.state = WalkState(
             page_size=page_size,
             events=self.events.ctypes.data,
             event_limit=_EVENT_LIMIT,
+            noted=None if self.notes is None else self.notes.ctypes.data,
+            note_limit=_NOTE_LIMIT,
         )
         self._sources: Numbers | None = None
 
@@ -107,6 +140,13 @@ class Walk:
         self.state.event_count = 0
         return taken
 
+    def take_notes(self) -> tuple[Numbers, Numbers]:
+        """Return number and place of each page with data so far, which are then forgotten."""
+        assert self.notes is not None
+        taken = self.notes[: self.state.note_count]
+        self.state.note_count = 0
+        return taken[:, 0].copy(), taken[:, 1].copy()
+
     def take_records(self) -> tuple[int, int]:
         """Return how many records of data and zero pages there were since the last call."""
         state = self.state
@@ -126,6 +166,7 @@ class Core:
         self._walk.restype = ctypes.c_uint32
         for function in (self._digest, self._agent, self._differing, self._nonzero, self._copy):
             function.restype = ctypes.c_uint64
+        library.core_guard()
         self._threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
 
     def walk(self, walk: Walk, view: memoryview, base: int, at: int) -> tuple[int, int]:
@@ -145,22 +186,28 @@ class Core:
         )
         return int(stop), position.value
 
-    def digest(self, descriptor: int, places: Numbers, size: int, keys: Words) -> Words:
+    def digest(self, file: CoreFile, places: Numbers, size: int, keys: Words) -> Words:
         """Digest pages at these file offsets: uint64[k, 2].
 
         Raises:
             PageNotRead: one of them cannot be read.
         """
         digests = np.empty((len(places), 2), np.uint64)
-        self._require(self._digest(self._pages(descriptor, places, size), _at(keys), _at(digests)), places)
+        self._require(self._digest(self._pages(file, places, size), _at(keys), _at(digests)), places)
         return digests
 
-    def _pages(self, descriptor: int, places: Numbers, size: int) -> ctypes._CArgObject:
+    def _pages(self, file: CoreFile, places: Numbers, size: int) -> ctypes._CArgObject:
         assert places.flags.c_contiguous
         assert places.dtype == np.int64
-        return ctypes.byref(_Pages(descriptor, places.ctypes.data, len(places), size, self._threads))
+        threads = self._threads if file.threads is None else file.threads
+        return ctypes.byref(
+            _Pages(
+                file.descriptor, places.ctypes.data, len(places), size, threads, file.address or None,
+                file.mapped_bytes, file.present,
+            )
+        )  # fmt: skip
 
-    def agent(self, descriptor: int, places: Numbers, size: int) -> tuple[Kinds, Words, Flags]:
+    def agent(self, file: CoreFile, places: Numbers, size: int) -> tuple[Kinds, Words, Flags]:
         """Find agent pages among those at these file offsets.
 
         Returns:
@@ -173,40 +220,40 @@ class Core:
         count = len(places)
         kinds, intact = np.empty(count, np.uint8), np.empty(count, np.bool_)
         heads = np.empty((count, _HEAD_WORDS), np.uint64)
-        given = self._pages(descriptor, places, size)
+        given = self._pages(file, places, size)
         self._require(self._agent(given, _at(kinds), _at(heads), _at(intact)), places)
         return kinds, heads, intact
 
-    def differing(self, descriptor: int, places: Numbers, numbers: Numbers, size: int, image: int) -> Flags:
+    def differing(self, file: CoreFile, places: Numbers, numbers: Numbers, size: int, image: int) -> Flags:
         """Tell which pages differ from those of another file, which has page n at n * size.
 
         Raises:
             PageNotRead: one of them cannot be read, here or there.
         """
         differs, other = np.empty(len(places), np.bool_), ctypes.c_uint8()
-        given = self._pages(descriptor, places, size)
+        given = self._pages(file, places, size)
         done = self._differing(given, _at(numbers), ctypes.c_int64(image), _at(differs), ctypes.byref(other))
         self._require(done, places, bool(other.value))
         return differs
 
-    def nonzero(self, descriptor: int, places: Numbers, size: int) -> Flags:
+    def nonzero(self, file: CoreFile, places: Numbers, size: int) -> Flags:
         """Tell which pages at these file offsets are not all zero.
 
         Raises:
             PageNotRead: one of them cannot be read.
         """
         nonzero = np.empty(len(places), np.bool_)
-        self._require(self._nonzero(self._pages(descriptor, places, size), _at(nonzero)), places)
+        self._require(self._nonzero(self._pages(file, places, size), _at(nonzero)), places)
         return nonzero
 
-    def copy(self, descriptor: int, places: Numbers, numbers: Numbers, size: int, target: int) -> None:
+    def copy(self, file: CoreFile, places: Numbers, numbers: Numbers, size: int, target: int) -> None:
         """Write each page to n * size of another file, where n is its number.
 
         Raises:
             PageNotRead: one of them cannot be read. OSError: one of them cannot be written.
         """
         error = ctypes.c_int64()
-        given = self._pages(descriptor, places, size)
+        given = self._pages(file, places, size)
         done = self._copy(given, _at(numbers), ctypes.c_int64(target), ctypes.byref(error))
         if error.value:
             raise OSError(error.value, os.strerror(error.value))

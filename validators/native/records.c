@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core.h"
+#include "guard.h"
 
 enum { FLAG_ZERO = 0x02, FLAG_PAGE = 0x08, FLAG_CONTINUE = 0x20 };
 enum { WORD_BYTES = 8, MOST_EVENTS_OF_A_RECORD = 2 };
@@ -32,7 +33,7 @@ static void add_event(struct walk *walk, enum walk_event kind, int64_t a, int64_
 static void enter(struct walk *walk, uint64_t word, int64_t source, uint8_t fill, uint64_t fill_place)
 {
 	uint64_t page = word / walk->page_size;
-	int64_t earlier;
+	int64_t earlier, *note;
 
 	if (source < 0) {
 		walk->zero_records++;
@@ -50,6 +51,11 @@ static void enter(struct walk *walk, uint64_t word, int64_t source, uint8_t fill
 	}
 	earlier = walk->sources[page];
 	walk->sources[page] = source;
+	if (walk->noted && source > 0) {
+		note = walk->noted + NOTE_WORDS * walk->note_count++;
+		note[0] = (int64_t)page;
+		note[1] = source;
+	}
 	if (earlier)
 		add_event(walk, EVENT_AGAIN, (int64_t)page, earlier, source);
 }
@@ -61,7 +67,7 @@ static bool same_name(const struct walk *walk, const uint8_t *name, uint64_t len
 	       !memcmp(name, walk->name, length);
 }
 
-uint32_t core_walk(struct walk *walk, const uint8_t *bytes, uint64_t filled, uint64_t base, uint64_t *at)
+static uint32_t walk_on(struct walk *walk, const uint8_t *bytes, uint64_t filled, uint64_t base, uint64_t *at)
 {
 	const uint64_t mask = walk->page_size - 1;
 	uint64_t here = *at, word, flags, head, body;
@@ -73,7 +79,8 @@ uint32_t core_walk(struct walk *walk, const uint8_t *bytes, uint64_t filled, uin
 		if ((flags & ~(uint64_t)FLAG_CONTINUE) != FLAG_PAGE &&
 		    (flags & ~(uint64_t)FLAG_CONTINUE) != FLAG_ZERO)
 			break;
-		if (walk->event_count + MOST_EVENTS_OF_A_RECORD > walk->event_limit) {
+		if (walk->event_count + MOST_EVENTS_OF_A_RECORD > walk->event_limit ||
+		    (walk->noted && walk->note_count >= walk->note_limit)) {
 			*at = here;
 			return STOP_EVENTS;
 		}
@@ -103,4 +110,17 @@ uint32_t core_walk(struct walk *walk, const uint8_t *bytes, uint64_t filled, uin
 	}
 	*at = here;
 	return STOP_ELSE;
+}
+
+uint32_t core_walk(struct walk *walk, const uint8_t *bytes, uint64_t filled, uint64_t base, uint64_t *at)
+{
+	sigjmp_buf escape;
+	uint32_t stop;
+
+	if (sigsetjmp(escape, 0))
+		return STOP_UNREADABLE;
+	guard_escape = &escape;
+	stop = walk_on(walk, bytes, filled, base, at);
+	guard_escape = NULL;
+	return stop;
 }

@@ -14,8 +14,9 @@ import os
 import numpy as np
 import numpy.typing as npt
 
-from validators.native.library import native_core
+from validators.native.library import CoreFile, native_core
 from validators.vmstate.pages import Batch, Numbers, PageReader
+from validators.vmstate.stream.following import follower_of
 from validators.vmstate.stream.format import MAX_PAGE_BITS
 from validators.vmstate.stream.index import Block, SnapshotIndex
 from validators.vmstate.stream.reader import read_index
@@ -23,6 +24,7 @@ from validators.vmstate.stream.source import FileSource
 
 Digests = npt.NDArray[np.uint64]
 
+_NAME = "digests"
 _WORD_BYTES = 8
 _LOW = np.uint64((1 << 32) - 1)
 _HALF = np.uint64(32)
@@ -39,8 +41,9 @@ def read_digests(source: FileSource, start: int = 0) -> tuple[SnapshotIndex, lis
     Raises:
         UsageError: there is no vmstate stream at that offset.
     """
-    index = read_index(source, start)
-    reader = PageReader(source, index)
+    follower = follower_of({_NAME: _digest_by_core})
+    index = read_index(source, start, follower=follower)
+    reader = PageReader(source, index, follower)
     return index, [digest_pages(reader, block) for block in index.blocks]
 
 
@@ -52,18 +55,19 @@ def digest_pages(reader: PageReader, block: Block) -> Digests:
     """
     digests = np.zeros((block.pages, 2), np.uint64)
     digests[block.page_source < 0] = digest_rows(np.zeros((1, block.page_size), np.uint8))[0]
-    core = native_core()
-    if core is None:
+    if native_core() is None:
         for pages, found in reader.each(block, _digests):
             digests[pages] = found
         return digests
-
-    def work(pages: Numbers, places: Numbers) -> None:
-        digests[pages] = core.digest(reader.source.descriptor, places, block.page_size, digest_keys())
-
-    for _ in reader.each_by_core(block, work):
-        pass
+    for pages, found in reader.each_by_core(block, _digest_by_core, _NAME):
+        digests[pages] = found
     return digests
+
+
+def _digest_by_core(block: Block, file: CoreFile, pages: Numbers, places: Numbers) -> tuple[Numbers, Digests]:
+    core = native_core()
+    assert core is not None
+    return pages, core.digest(file, places, block.page_size, digest_keys())
 
 
 @functools.cache

@@ -137,9 +137,9 @@ def _extract_block(reader: PageReader, block: Block, target: BufferedWriter) -> 
     os.ftruncate(descriptor, block.used_length)
     core = native_core()
     if core is not None:
-        source, size = reader.source.descriptor, block.page_size
         for _ in reader.each_by_core(
-            block, lambda pages, places: core.copy(source, places, pages, size, descriptor)
+            block,
+            lambda _, file, pages, places: core.copy(file, places, pages, block.page_size, descriptor),
         ):
             pass
         return _entry(block, target)

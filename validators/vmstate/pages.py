@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from harness.codes import Code
 from harness.errors import SetupBroken
 from validators.native.library import PageNotRead
+from validators.vmstate.stream.following import Follower, PageWork
 from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Block, SnapshotIndex
 from validators.vmstate.stream.source import FileSource
@@ -112,9 +113,10 @@ class PageReader:
         source: the file.
     """
 
-    def __init__(self, source: FileSource, index: SnapshotIndex) -> None:
+    def __init__(self, source: FileSource, index: SnapshotIndex, follower: Follower | None = None) -> None:
         self.source = source
         self.index = index
+        self._follower = follower
 
     def batches(self, block: Block) -> Iterator[Batch]:
         """Yield all pages of a block that have data in the file (no zero pages), in file order.
@@ -141,34 +143,46 @@ class PageReader:
             self.source.passed(span.length)
             yield result
 
-    def each_by_core(self, block: Block, work: Callable[[Numbers, Numbers], Result]) -> Iterator[Result]:
-        """Call `work`, which calls the native core, on numbers and file offsets of a block's pages with data.
+    def each_by_core(self, block: Block, work: PageWork, name: str = "") -> Iterator[Any]:
+        """Do the work of the native core on a block's pages with data; yield the results in file order.
 
-        They come in file order, at most 64 MiB of pages at once.
+        The work gets at most 64 MiB of pages at once. What a follower has found under that name comes first,
+        and the work gets the other pages.
 
         Raises:
             StreamError: the file became shorter while it was read.
             SetupBroken: the disk cannot be read.
         """
+        number = next(place for place, one in enumerate(self.index.blocks) if one is block)
+        if self._follower is not None:
+            yield from self._follower.results(name, number)
         step = max(1, _CORE_BYTES // block.page_size)
+        file = self.source.core_file()
         for pages, places in self._regions(block):
+            left = None if self._follower is None else self._follower.left(name, number, pages)
+            if left is not None:
+                self.source.passed((len(pages) - int(np.count_nonzero(left))) * block.page_size)
+                pages, places = pages[left], places[left]
             for first in range(0, len(pages), step):
                 some = slice(first, first + step)
                 try:
-                    result = work(pages[some], places[some])
+                    result = work(block, file, pages[some], places[some])
                 except PageNotRead as error:
                     if error.other:
                         raise
-                    place = int(places[first + error.number])
-                    if len(self.source.read(place, block.page_size)) < block.page_size:
-                        raise _became_shorter(place) from error
-                    raise SetupBroken(
-                        f"The file '{self.source.path}' could not be read at offset {place} at first, and "
-                        "can be now; check it again.",
-                        code=Code.SETUP_UNREADABLE,
-                    ) from error
+                    self._raise_unread(int(places[first + error.number]), block.page_size, error)
                 self.source.passed(len(pages[some]) * block.page_size)
                 yield result
+
+    def _raise_unread(self, place: int, size: int, error: PageNotRead) -> NoReturn:
+        """Raise the error of a page that the native core could not read."""
+        if len(self.source.read(place, size)) < size:
+            raise _became_shorter(place) from error
+        raise SetupBroken(
+            f"The file '{self.source.path}' could not be read at offset {place} at first, and can be now; "
+            "check it again.",
+            code=Code.SETUP_UNREADABLE,
+        ) from error
 
     def _regions(self, block: Block) -> Iterator[tuple[Numbers, Numbers]]:
         """Yield numbers and file offsets of a block's pages with data, in file order."""

@@ -10,6 +10,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -189,7 +190,7 @@ def test_standard_input_may_be_no_terminal(
 def test_what_was_not_read_to_its_end_never_passes(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damage that no named rule covers is a violation of its own."""
 
-    def ended(source: Source, offset: int = 0, _ends_file: bool | None = None) -> SnapshotIndex:
+    def ended(source: Source, offset: int = 0, _ends_file: bool | None = None, **_: Any) -> SnapshotIndex:
         return replace(
             read_index(source, offset), damage=Anomaly(Code.SNAPSHOT_WRONG, "The reading stopped.", 7)
         )

@@ -84,7 +84,7 @@ def test_a_sound_sparse_file_of_two_tib_is_read(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "file"
     write_sparse(path, 2 << 40)
 
-    def only_the_list(source: Source, start: int = 0) -> SnapshotIndex:
+    def only_the_list(source: Source, start: int = 0, **_: Any) -> SnapshotIndex:
         # Entering 512 Mi pages takes 4 GiB of memory, too much for a unit test.
         monkeypatch.setattr("validators.vmstate.stream.ramlist.BlockList.fill_mapped", lambda _self: None)
         return read_index(source, start)
@@ -146,7 +146,9 @@ def test_a_file_that_changes_while_it_is_read_is_not_judged(
     path = tmp_path / "file"
     path.write_bytes(_PLAIN)
 
-    def changed_meanwhile(source: Source, start: int = 0, ends_file: bool | None = None) -> SnapshotIndex:
+    def changed_meanwhile(
+        source: Source, start: int = 0, ends_file: bool | None = None, **_: Any
+    ) -> SnapshotIndex:
         index = read_index(source, start, ends_file)
         change(path)
         return index

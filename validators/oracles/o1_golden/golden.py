@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +21,18 @@ import numpy.typing as npt
 
 from harness.codes import Code
 from harness.errors import SetupBroken, UsageError
-from validators.native.library import PageNotRead, native_core
+from validators.native.library import Core, CoreFile, PageNotRead, native_core
 from validators.verdict import VIOLATION_LIMIT, CheckResult, Tally, Violation, hexdump
 from validators.vmstate.pages import BATCH_BYTES as _BATCH_BYTES
 from validators.vmstate.pages import Batch, Numbers, PageReader, Rows
 from validators.vmstate.stream.cursor import readable
+from validators.vmstate.stream.following import PageWork
 from validators.vmstate.stream.format import MAGIC, MIN_PAGE_BITS
 from validators.vmstate.stream.index import Block
 from validators.vmstate.stream.source import FileSource, open_source
 from validators.vmstate.virtio_mem import Unplugged
 
+NAME = "golden"
 _EXPLANATION = "Every page of every RAMBlock equals the golden image bit for bit."
 _EXPLANATION_OF_RAW = "Every page of the largest RAMBlock equals the golden image, which has no other."
 _PIECE_PAGES = 1 << 20
@@ -164,7 +166,7 @@ def check_golden(
 
     A page that is not plugged in is not in the stream, and must be zero in the image.
     """
-    tally = Tally("golden", _EXPLANATION_OF_RAW if "" in golden.files else _EXPLANATION)
+    tally = Tally(NAME, _EXPLANATION_OF_RAW if "" in golden.files else _EXPLANATION)
     blocks = reader.index.blocks
     if not blocks:
         return tally.skip("The stream has no RAMBlocks that could be compared.")
@@ -221,6 +223,53 @@ def _in_ranges(offsets: Numbers, page_size: int, ranges: Sequence[tuple[int, int
     for start, end in ranges:
         found |= (offsets + page_size > start) & (offsets < end)
     return found
+
+
+def _copied(pages: Numbers, page_size: int, gaps: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+    """Return which pages the golden image has whole: bool[k]."""
+    copied: npt.NDArray[np.bool_] = ~_in_ranges(pages * page_size, page_size, gaps)
+    return copied
+
+
+def follow_golden(golden: GoldenFiles) -> PageWork:
+    """Return the comparison of pages as they are read; there must be a native core."""
+    core = native_core()
+    assert core is not None
+
+    def find(block: Block) -> FileSource | None:
+        # Which RAMBlock is the largest is not known yet. Of the others nobody asks for what is found.
+        file = golden.find(block, is_largest=True)
+        return file if file is not None and file.size == block.used_length else None
+
+    return _comparing(core, find, golden.gaps)
+
+
+def _comparing(
+    core: Core, find: Callable[[Block], FileSource | None], gaps: Mapping[str, Sequence[tuple[int, int]]]
+) -> PageWork:
+    """Return what compares pages with the golden file of their RAMBlock.
+
+    It returns the numbers of the pages that it has compared, and which of them differ. The number of a
+    PageNotRead of the golden image is that of the page in its RAMBlock.
+    """
+
+    def compare(
+        block: Block, file: CoreFile, pages: Numbers, places: Numbers
+    ) -> tuple[Numbers, npt.NDArray[np.bool_]]:
+        image, left_out = find(block), gaps.get(block.idstr)
+        if image is None:
+            return pages[:0], np.zeros(0, np.bool_)
+        if left_out:
+            copied = _copied(pages, block.page_size, left_out)
+            pages, places = pages[copied], places[copied]
+        try:
+            return pages, core.differing(file, places, pages, block.page_size, image.descriptor)
+        except PageNotRead as error:
+            if error.other:
+                raise PageNotRead(int(pages[error.number]), other=True) from error
+            raise
+
+    return compare
 
 
 @dataclass(frozen=True)
@@ -280,27 +329,16 @@ class _BlockComparison:
         if core is None:
             yield from self._reader.each(block, self._batch)
             return
-        source, image = self._reader.source.descriptor, self._file.descriptor
-
-        def work(pages: Numbers, places: Numbers) -> _Wrong:
-            if self._gaps:
-                copied = self._copied(pages)
-                pages, places = pages[copied], places[copied]
-            try:
-                differs = core.differing(source, places, pages, block.page_size, image)
-            except PageNotRead as error:
-                if error.other:
-                    self._require_golden(int(pages[error.number]))
-                raise
-            return self._wrong(pages, differs)
-
-        yield from self._reader.each_by_core(block, work)
+        work = _comparing(core, lambda _: self._file, {block.idstr: self._gaps})
+        try:
+            for pages, differs in self._reader.each_by_core(block, work, NAME):
+                yield self._wrong(pages, differs)
+        except PageNotRead as error:
+            self._require_golden(error.number)
+            raise
 
     def _copied(self, pages: Numbers) -> npt.NDArray[np.bool_]:
-        """Return which pages the golden image has whole: bool[k]."""
-        size = self._block.page_size
-        copied: npt.NDArray[np.bool_] = ~_in_ranges(pages * size, size, self._gaps)
-        return copied
+        return _copied(pages, self._block.page_size, self._gaps)
 
     def _wrong(self, pages: Numbers, differs: npt.NDArray[np.bool_]) -> _Wrong:
         """Return what was found in pages that the native core has compared."""
@@ -403,7 +441,7 @@ class _BlockComparison:
         core, size = native_core(), self._block.page_size
         if core is not None and len(pages):
             try:
-                self._report_all(self._wrong(pages, core.nonzero(self._file.descriptor, pages * size, size)))
+                self._report_all(self._wrong(pages, core.nonzero(self._file.core_file(), pages * size, size)))
             except PageNotRead as error:
                 self._require_golden(int(pages[error.number]))
             return len(pages)

@@ -18,9 +18,12 @@ from guest_images.agent.format import (
     DataWord,
     PageWord,
 )
-from validators.native.library import AGENT_DATA, AGENT_OTHER, native_core
+from validators.native.library import AGENT_DATA, AGENT_OTHER, CoreFile, native_core
 from validators.vmstate.pages import Batch, PageReader
+from validators.vmstate.stream.following import PageWork
 from validators.vmstate.stream.index import Block
+
+NAME = "write-order"
 
 Numbers = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -113,22 +116,36 @@ def scan_agent(reader: PageReader) -> AgentScan:
 
 def _picked(reader: PageReader, block: Block) -> Iterator[_Part]:
     """Yield the agent's pages of a block, by the native core if there is one."""
-    core = native_core()
-    if core is None:
+    if native_core() is None:
         yield from reader.each(block, _pick)
         return
-    size = block.page_size
-
-    def work(pages: Numbers, places: Numbers) -> _Part:
-        kinds, heads, intact = core.agent(reader.source.descriptor, places, size)
-        data, others = kinds == AGENT_DATA, np.flatnonzero(kinds == AGENT_OTHER)
+    for pages, places, heads, intact, others in reader.each_by_core(block, follow_agent(), NAME):
         special = [
-            (int(pages[row]), np.frombuffer(reader.source.read(int(places[row]), size), "<u8"))
-            for row in others.tolist()
+            (page, np.frombuffer(reader.source.read(place, block.page_size), "<u8"))
+            for page, place in zip(others.tolist(), places.tolist(), strict=True)
         ]
-        return pages[data], heads[data], intact[data], special
+        yield pages, heads, intact, special
 
-    yield from reader.each_by_core(block, work)
+
+def follow_agent() -> PageWork:
+    """Return the search for agent pages among pages as they are read; there must be a native core.
+
+    It returns the numbers of the data pages, the offsets of the other agent pages in the file, the headers of
+    the data pages, whether each is intact, and the numbers of the others.
+    """
+    core = native_core()
+    assert core is not None
+
+    def pick(
+        block: Block, file: CoreFile, pages: Numbers, places: Numbers
+    ) -> tuple[Numbers, Numbers, Words, npt.NDArray[np.bool_], Numbers]:
+        if block.page_size != PAGE_BYTES:
+            pages, places = pages[:0], places[:0]
+        kinds, heads, intact = core.agent(file, places, block.page_size)
+        data, others = kinds == AGENT_DATA, kinds == AGENT_OTHER
+        return pages[data], places[others], heads[data], intact[data], pages[others]
+
+    return pick
 
 
 def _pick(batch: Batch) -> _Part:

@@ -24,11 +24,10 @@ from validators.oracles.o2_write_order.diagnosis import Diagnosis, diagnose
 from validators.oracles.o2_write_order.gone_agent import REMAINS, excuse_remains, may_be_remains
 from validators.oracles.o2_write_order.meta_pages import MetaPages, judge_meta_pages, page_violation
 from validators.oracles.o2_write_order.places import AgentPlaces, find_places
-from validators.oracles.o2_write_order.scan import AgentScan, DataPages, SpecialPage, scan_agent
+from validators.oracles.o2_write_order.scan import NAME, AgentScan, DataPages, SpecialPage, scan_agent
 from validators.verdict import T0, CheckResult, Tally, Violation
 from validators.vmstate.pages import PageReader
 
-NAME = "write-order"
 _EXPLANATION = "Per agent thread, all pages are those of exactly one moment of its known write order."
 # The share of pages that must agree on another step count to overrule the counter in the thread page. If RAM
 # is saved in one pass without any protection, while a writer makes r random passes over it, 1 - r/4 of the

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import struct
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -110,6 +109,9 @@ def _unfinished(head: bytes) -> Problem | None:
 
 def _domain_name(xml: bytes) -> str:
     """Return the domain's name, safe to print, or why there is none."""
+    # Only these containers have XML, and the import is slow.
+    import xml.etree.ElementTree as ElementTree
+
     text = xml.partition(b"\0")[0]
     if _DECLARATION.search(text):
         return "(unknown: the XML has declarations, which libvirt does not write)"

@@ -15,6 +15,7 @@ from validators.vmstate.stream import format as fmt
 from validators.vmstate.stream.collector import Collector
 from validators.vmstate.stream.configuration import read_configuration
 from validators.vmstate.stream.cursor import Cursor, readable
+from validators.vmstate.stream.following import Follower
 from validators.vmstate.stream.foreign import HEAD_BYTES, foreign_words
 from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Anomaly, Command, Configuration, Section, SnapshotIndex, Vmdesc
@@ -37,7 +38,9 @@ _HEADER_BYTES = 8
 _PADDED_TO = 1 << 20
 
 
-def read_index(source: Source, start: int = 0, ends_file: bool | None = None) -> SnapshotIndex:
+def read_index(
+    source: Source, start: int = 0, ends_file: bool | None = None, *, follower: Follower | None = None
+) -> SnapshotIndex:
     """Read the vmstate stream that begins at file offset `start`.
 
     Damage does not raise an error. The index has what was found, the rules that were broken (`anomalies`)
@@ -47,17 +50,23 @@ def read_index(source: Source, start: int = 0, ends_file: bool | None = None) ->
         source: the file or pipe.
         start: file offset of the stream.
         ends_file: whether nothing but padding may follow the stream; by default if the file begins with it.
+        follower: works on pages as they are read; by now it has ended.
 
     Raises:
         UsageError: there is no vmstate stream at that offset.
     """
     _require_magic(source, start)
-    reader = _Reader(source, start, start == 0 if ends_file is None else ends_file)
+    reader = _Reader(source, start, start == 0 if ends_file is None else ends_file, follower)
     damage = None
+    usable = False
     try:
         reader.run()
+        usable = reader.each_page_once
     except StreamError as error:
         damage = Anomaly(error.code, error.sentence, error.offset, error.block)
+    finally:
+        if follower is not None:
+            follower.finish(usable)
     return reader.index(damage)
 
 
@@ -82,20 +91,21 @@ def _end_before_padding(source: Source) -> int | None:
     return source.end_of_data()
 
 
-def _scanner(source: Source, collector: Collector, page_size: int) -> RamScanner:
+def _scanner(source: Source, collector: Collector, page_size: int, follower: Follower | None) -> RamScanner:
     core = native_core()
     if core is None:
         return RamScanner(source, collector, page_size)
-    return NativeScanner(source, collector, page_size, core)
+    return NativeScanner(source, collector, page_size, core, follower)
 
 
 class _Reader:
     """Reads one stream."""
 
-    def __init__(self, source: Source, start: int, ends_file: bool) -> None:
+    def __init__(self, source: Source, start: int, ends_file: bool, follower: Follower | None) -> None:
         self._source = source
         self._start = start
         self._ends_file = ends_file
+        self._follower = follower
         self._behind = _end_before_padding(source)
         self._cursor = Cursor(source, start)
         self._collector = Collector()
@@ -144,6 +154,11 @@ class _Reader:
                     self._cursor.position,
                 )
         self._read_vmdesc()
+
+    @property
+    def each_page_once(self) -> bool:
+        """Whether no page has had more than one record."""
+        return not self._collector.counts["duplicate"]
 
     def _element(self) -> bool:
         """Read one top-level element; False after the end marker."""
@@ -246,7 +261,7 @@ class _Reader:
             )
         page_size = self._decide_page_size()
         if self._scanner is None:
-            self._scanner = _scanner(self._source, self._collector, page_size)
+            self._scanner = _scanner(self._source, self._collector, page_size, self._follower)
         position, total = self._scanner.scan(section.data_offset)
         while total is not None:
             self._list = BlockList(

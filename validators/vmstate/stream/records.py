@@ -82,7 +82,11 @@ class RamScanner:
                     position,
                 )
             position = self._base + used
-            self._source.release(position)
+            self._release(position)
+
+    def _release(self, position: int) -> None:
+        """Note that records before `position` are not needed any more."""
+        self._source.release(position)
 
     def _window(self, position: int) -> int:
         """Move the window so that it holds the longest possible record at `position`; return its place."""

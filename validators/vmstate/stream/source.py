@@ -11,11 +11,15 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+import numpy as np
+
 from harness.codes import Code
 from harness.errors import SetupBroken, SnapproofError, UsageError
+from validators.native.library import CoreFile
 from validators.vmstate.stream.format import StreamError
 
 _RELEASE_STEP = 16 << 20
@@ -56,6 +60,11 @@ class FileSource:
 
     An access to a mapped page that the disk cannot deliver, or behind the end of a file that shrank, ends the
     process by SIGBUS. So the mapping is only used where the kernel has said that the bytes are there.
+
+    Attributes:
+        path: its name, for messages.
+        descriptor: of the open file.
+        populates: whether the last bytes that were asked for are in the mapping, and not a copy.
     """
 
     seekable = True
@@ -68,6 +77,7 @@ class FileSource:
         self._map = mmap.mmap(descriptor, self.size, prot=mmap.PROT_READ)
         self._view = memoryview(self._map)
         self._released = 0
+        self.populates = False
         self._first, self._last, self._mapped_bytes = self.size, 0, 0
 
     def read(self, offset: int, length: int) -> bytes:
@@ -171,8 +181,18 @@ class FileSource:
         try:
             self._map.madvise(_MADV_POPULATE_READ, start, offset + length - start)
         except (OSError, ValueError):
+            self.populates = False
             return False
+        self.populates = True
         return True
+
+    def core_file(self, present: bool = False, threads: int | None = None) -> CoreFile:
+        """Return the file for the native core; the arguments are as in CoreFile."""
+        return CoreFile(self.descriptor, self._address, self.size, present, threads)
+
+    @cached_property
+    def _address(self) -> int:
+        return int(np.frombuffer(self._map, np.uint8).ctypes.data)
 
     def fill(self, buffer: memoryview, pieces: Iterable[tuple[int, int, int]]) -> int:
         """Fill a buffer with pieces of the file, with one system call for each.
