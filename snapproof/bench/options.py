@@ -75,15 +75,19 @@ class ValidatorOptions:
     """The options of `snapproof bench validator`.
 
     Attributes:
-        file: a vmstate file.
+        stack: QEMU and guest of the files that are made.
+        file: a vmstate file, None to make some.
         golden: its golden image.
+        make: names of the files that are made, with commas; None for all of them.
         versus: commands of other readers, with {file} for the file.
         repeat: timed runs of each.
         json: file for every figure.
     """
 
-    file: Path
+    stack: StackOptions
+    file: Path | None
     golden: Path | None
+    make: str | None
     versus: tuple[str, ...]
     repeat: int
     json: Path | None

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SetupBroken, UsageError
 from harness.process import ChildProcess
 from harness.status import EXIT_PASS
 from snapproof.bench.options import ValidatorOptions
+from snapproof.bench.validator_files import make_file
+from snapproof.bench.validator_plan import chosen_files
 from snapproof.runs.events import Progress
 from snapproof.runs.outputs import write_json_file
 from validators.vmstate.stream.reader import read_index
@@ -27,6 +31,8 @@ _PLAIN = "plain read (cat)"
 _START = "start of Python alone"
 _RESOURCE_USAGE = Path(__file__).with_name("resource_usage.py")
 _JOBS = "snapproof.bench.validator_jobs"
+# What the command sets for itself in snapproof/cli/entry.py.
+_AS_THE_COMMAND = {"OPENBLAS_NUM_THREADS": "1"}
 _ROOT = Path(__file__).parents[2]
 _READ_BYTES = 1 << 20
 _RUN_SECONDS = 3600.0
@@ -86,30 +92,50 @@ def bench(options: ValidatorOptions) -> int:
     """Run the benchmark and return the exit code that `snapproof bench validator --help` explains."""
     if options.repeat < 1:
         raise UsageError(f"--repeat {options.repeat} is too few; give 1 or more.")
-    file: Path = options.file.absolute()
-    with open_source(file) as source:
-        read_index(source)
-        size = source.size
-    contenders = _contenders(file, options.golden, options.versus)
-    inputs = _inputs(file, options.golden)
+    if options.file is None and options.golden is not None:
+        raise UsageError("--golden is the golden image of FILE, and no FILE is given; name it too.")
+    if options.file is not None and options.make is not None:
+        raise UsageError("--make names files that are made, and FILE is another one; leave one of them out.")
+    kinds = chosen_files(options.make) if options.file is None else []
     progress = Progress()
+    results = []
     try:
-        with tempfile.TemporaryDirectory(prefix="snapproof-bench-") as name:
-            costs = _interleaved(contenders, options.repeat, Path(name), inputs, progress)
+        if options.file is not None:
+            results.append(_measure(options, options.file.absolute(), options.golden, progress))
+        for kind in kinds:
+            # In a folder for each, so that only one file at a time takes room.
+            with tempfile.TemporaryDirectory(prefix="snapproof-bench-") as name:
+                made = make_file(kind, options.stack, Path(name), progress.step)
+                results.append(_measure(options, made.path, made.golden, progress, kind.name))
     except OSError as error:
         raise SetupBroken(f"The benchmark could not go on: {error}.") from error
     finally:
         progress.done()
-    timings = _timings(contenders, costs)
     if options.json:
-        content = {
-            "version": 1, "file": str(file), "bytes": size, "repeat": options.repeat,
-            "figures": [{**asdict(entry), "command": list(contender.command)}
-                        for entry, contender in zip(timings, contenders, strict=True)],
-        }  # fmt: skip
+        content = results[0] if options.file is not None else {"version": 1, "files": results}
         write_json_file(options.json, json.dumps(content, indent=1))
-    _print(file, size, options.repeat, timings)
     return EXIT_PASS
+
+
+def _measure(
+    options: ValidatorOptions, file: Path, golden: Path | None, progress: Progress, name: str = ""
+) -> dict[str, Any]:
+    """Measure and print what concerns one file; return it as JSON values."""
+    with open_source(file) as source:
+        read_index(source)
+        size = source.size
+    contenders = _contenders(file, golden, options.versus)
+    with tempfile.TemporaryDirectory(prefix="snapproof-bench-") as folder:
+        inputs = _inputs(file, golden)
+        costs = _interleaved(contenders, options.repeat, Path(folder), inputs, progress)
+    progress.done()
+    timings = _timings(contenders, costs)
+    _print(name or str(file), size, options.repeat, timings)
+    return {
+        "version": 1, "file": name or str(file), "bytes": size, "repeat": options.repeat,
+        "figures": [{**asdict(entry), "command": list(contender.command)}
+                    for entry, contender in zip(timings, contenders, strict=True)],
+    }  # fmt: skip
 
 
 def _contenders(file: Path, golden: Path | None, versus: Sequence[str]) -> list[Contender]:
@@ -119,10 +145,13 @@ def _contenders(file: Path, golden: Path | None, versus: Sequence[str]) -> list[
         Contender(_START, (*job, "start", str(file))),
         Contender("check: structure, digests", (*job, "digests", str(file))),
         Contender("check: all oracles", (*job, "check", str(file))),
+        Contender("plain copy (cp)", ("cp", "--sparse=auto", str(file), _FOLDER)),
         Contender("extract", (*job, "extract", str(file), _FOLDER)),
     ]
     if golden is not None:
         image = str(golden.absolute())
+        both = [str(path.absolute()) for path in _inputs(file, golden)]
+        contenders.append(Contender("plain read of both (cat)", ("cat", *both)))
         contenders.append(Contender("golden comparison", (*job, "golden", str(file), image)))
     for text in versus:
         try:
@@ -163,11 +192,27 @@ def _inputs(file: Path, golden: Path | None) -> list[Path]:
 
 
 def _read_through(files: Sequence[Path]) -> None:
-    buffer = bytearray(_READ_BYTES)
+    """Read what the files have, but no holes: the kernel would fill its cache with their zeros."""
+    buffer = memoryview(bytearray(_READ_BYTES))
     for path in files:
         with path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
+            for start, end in _extents(file.fileno()):
+                for at in range(start, end, _READ_BYTES):
+                    os.preadv(file.fileno(), (buffer[: min(_READ_BYTES, end - at)],), at)
+
+
+def _extents(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Yield where a file has data: the offset of the first byte, and that behind the last."""
+    end, size = 0, os.fstat(descriptor).st_size
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, end
 
 
 def _run(contender: Contender, folder: Path) -> Cost:
@@ -182,7 +227,7 @@ def _run(contender: Contender, folder: Path) -> Cost:
     log.unlink(missing_ok=True)
     argv = [sys.executable, "-I", "-S", str(_RESOURCE_USAGE), str(report), str(work), *command]
     # So that our modules are found even if the package is not installed.
-    with ChildProcess(argv, log, environment={"PYTHONPATH": str(_ROOT)}) as process:
+    with ChildProcess(argv, log, environment={"PYTHONPATH": str(_ROOT), **_AS_THE_COMMAND}) as process:
         try:
             process.wait(Deadline(_RUN_SECONDS))
         except DeadlineExpired as error:
@@ -222,7 +267,7 @@ def _timings(contenders: Sequence[Contender], costs: dict[str, list[Cost]]) -> l
     return timings
 
 
-def _print(file: Path, size: int, repeat: int, timings: Sequence[Timing]) -> None:
+def _print(file: str, size: int, repeat: int, timings: Sequence[Timing]) -> None:
     width = max(len(entry.name) for entry in timings)
     print(f"{file}: {size:,} bytes, {repeat} rounds after a warm-up, all in turn")
     print(f"ratio: to the {_PLAIN}; of medians, of minima, and of minima without the start of Python")

@@ -37,7 +37,14 @@ def validator(arguments: argparse.Namespace) -> int:
     """Run `snapproof bench validator`."""
     from snapproof.bench.validator import bench
 
-    return bench(_options(ValidatorOptions, arguments, versus=tuple(arguments.versus)))
+    return bench(
+        _options(
+            ValidatorOptions,
+            arguments,
+            versus=tuple(arguments.versus),
+            stack=stack_options(arguments, own_guest=False),
+        )
+    )
 
 
 def ab(arguments: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from snapproof.bench.downtime_plan import RAM_MIB
 from snapproof.bench.sides import AB_RAM_MIB, AB_WRITER, METRICS
+from snapproof.bench.validator_plan import FILES
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.host import HOST_HELP, add_host_arguments
 from snapproof.cli.arguments.later import later
@@ -140,12 +141,19 @@ def _add_validator(benchmarks: Any) -> None:
             "Times check, extract and golden comparison of a file against 'cat FILE > /dev/null' and any "
             "other reader. Each is run once to warm up, then all of them in turn, N times. Each run is a "
             "process of its own, whose start is timed too; its input is read before it, so that it is "
-            "cached.",
+            "cached. Without FILE, files are made by saving bare guests, one after another, and removed "
+            "again; they lie in TMPDIR, which needs up to 18 GB.",
+            "bench validator --make 512M,1.3G --repeat 9",
             "bench validator vmstate --golden golden/ --versus 'python3 analyze-migration.py -f {file}'",
         ),
     )
-    parser.add_argument("file", type=named_path, metavar="FILE", help="a vmstate file")
+    parser.add_argument("file", type=named_path, nargs="?", metavar="FILE", help="a vmstate file")
     parser.add_argument("--golden", type=named_path, metavar="RAM", help="its golden image")
+    parser.add_argument(
+        "--make",
+        metavar="NAME,...",
+        help=f"files to make without FILE: {', '.join(one.name for one in FILES)}",
+    )
     parser.add_argument(
         "--versus",
         action="append",
@@ -155,6 +163,7 @@ def _add_validator(benchmarks: Any) -> None:
     )
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="timed runs of each (default: 5)")
     add_json_argument(parser, "write every figure there")
+    add_stack_arguments(parser, own_guest=False)
     parser.set_defaults(run=later("snapproof.cli.bench:validator"))
 
 
