@@ -33,7 +33,13 @@ def info(arguments: argparse.Namespace) -> int:
     if arguments.file.is_dir():
         from snapproof.cli.vmstate_folder import info_folder
 
+        if arguments.needs:
+            raise UsageError("--needs is about one file; name it, and not a folder.")
         return info_folder(arguments)
+    if arguments.needs:
+        from snapproof.cli.info_needs import info_needs
+
+        return info_needs(arguments)
     content = _read(arguments.file, arguments.offset, arguments.snapshot)
     if arguments.json:
         write_json_file(arguments.json, json.dumps(content, indent=1))

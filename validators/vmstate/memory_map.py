@@ -90,15 +90,15 @@ class MemoryMap:
 
 def machine_map(index: SnapshotIndex) -> MemoryMap | None:
     """Return the map that the machine type implies, None if none is known for it."""
-    machine_type = _machine_type(index)
+    machine_type = type_of_machine(index)
     if machine_type is None:
         return None
-    ram = _ram_blocks(index)
+    ram = ram_blocks(index)
     size = sum(index.blocks[number].used_length for number in ram)
     return MemoryMap(machine_type.rule, _spread(index, ram, machine_type.ram_windows(size)))
 
 
-def _machine_type(index: SnapshotIndex) -> MachineType | None:
+def type_of_machine(index: SnapshotIndex) -> MachineType | None:
     """Return the machine type of a stream, None if it is not a known one.
 
     Machines of two architectures can have one name; the RAMBlock of their main memory tells them apart.
@@ -108,7 +108,7 @@ def _machine_type(index: SnapshotIndex) -> MachineType | None:
     return next((entry for entry in found if entry.ram_block in names), found[0] if found else None)
 
 
-def _ram_blocks(index: SnapshotIndex) -> list[int]:
+def ram_blocks(index: SnapshotIndex) -> list[int]:
     """Return the positions of the RAMBlocks that hold main memory, in stream order."""
     names = [block.idstr for block in index.blocks]
     for machine_type in MACHINE_TYPES:

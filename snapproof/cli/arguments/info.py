@@ -24,6 +24,7 @@ def add_parser(commands: Any, summary: str) -> None:
             "info vmstate --json info.json",
             "info image --offset 0x100000     # as after 'migrate file:image,offset=0x100000'",
             "info results/                    # every vmstate file below a folder, a line for each",
+            "info vmstate --needs             # options for the QEMU that restores it",
             exit_codes="0 read to its end, 1 damaged (the readable part is printed), 2 error",
         ),
     )
@@ -32,6 +33,11 @@ def add_parser(commands: Any, summary: str) -> None:
         type=vmstate_path,
         metavar="FILE",
         help="file that 'migrate' wrote, a folder with such files, or '-' for standard input",
+    )
+    parser.add_argument(
+        "--needs",
+        action="store_true",
+        help="print what the file demands of the QEMU that restores it, and what no stream says",
     )
     add_json_argument(parser, "write all of it there")
     add_offset_argument(parser)
