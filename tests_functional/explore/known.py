@@ -48,6 +48,16 @@ def _cancelled_at_once(steps: StepList) -> bool:
     return early and ("cancel" in kinds or "sink" in kinds)
 
 
+def _fails_in_setup(steps: StepList) -> bool:
+    """A background snapshot may fail while it is set up: before T0, or since its command ends at once."""
+    return _cancelled_at_once(steps) or any(
+        step.kind == "save-nowhere"
+        and step.arguments["destination"] == "no-command"
+        and bool(step.arguments["snapshot"])
+        for step in steps.steps
+    )
+
+
 def _asleep(steps: StepList) -> bool:
     """A guest sleeps."""
     return any(step.kind == "sleep" for step in steps.steps)
@@ -239,7 +249,7 @@ _SET, _CAPABILITIES = "migrate-set-parameters", "migrate-set-capabilities"
 
 LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F1": _stopped,
-    "F5": _cancelled_at_once,
+    "F5": _fails_in_setup,
     "F6": _stalled,
     "F9": _broken,
     "F10": _starved,

@@ -7,10 +7,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from harness.codes import Code
+from harness.codes import Code, Fields
 from harness.errors import NotApplicable, SetupBroken, SubjectFailed
 from harness.qemu import migration
 from harness.qemu.machine import Machine
+from harness.qemu.messages import said
 from harness.qemu.qmp import CommandRefused
 from harness.qemu.ram import GoldenImage, dump_golden
 from harness.status import Status
@@ -37,6 +38,7 @@ from tests_functional.explore.model import (
 from tests_functional.explore.session import Save, Session, host_excused
 from tests_functional.explore.sink import Speed, opened_sink
 from tests_functional.explore.writers import Watch, should_write, watch_slow
+from tests_functional.failures.sinks import open_numbers
 from tests_functional.lib.cycle import Source, judge_cycle
 from tests_functional.lib.save import Flow, Snapshot, take
 from tests_functional.lib.source_checks import judge_source
@@ -85,7 +87,10 @@ def taken(session: Session, flow: Flow) -> Snapshot | None:
         _refused(session, refused.sentence)
         return None
     except SubjectFailed as error:
-        if error.code is not Code.SAVE_FAILED or not session.may_refuse:
+        if error.code is not Code.SAVE_FAILED:
+            raise
+        if not session.may_refuse:
+            error.fields = {**error.fields, **_lost_input(session)}
             raise
         _continue(session, flow)
         _refused(session, error.sentence)
@@ -318,9 +323,18 @@ def _refused(session: Session, words: str) -> None:
     session.reached.add(f"refused save: {words[:120]}")
     if not session.may_refuse:
         sentence = f"QEMU refuses a background snapshot that nothing excludes: {words}"
-        session.note(END, Problem(Code.SAVE_FAILED, sentence, {"status": "refused"}))
+        fields = {"status": "refused", **said(words), **_lost_input(session)}
+        session.note(END, Problem(Code.SAVE_FAILED, sentence, fields))
     elif not words.strip():
         session.note(END, Problem(Code.SAVE_NO_REASON, "QEMU does not say why it refuses the save."))
+
+
+def _lost_input(session: Session) -> Fields:
+    """Return a field that says that QEMU has closed its own standard input, which F5 does; empty if not."""
+    pid = session.machine.pid
+    if pid is None or not session.machine.alive() or 0 in open_numbers(pid):
+        return {}
+    return {"lost_descriptors": "0"}
 
 
 def _add(session: Session, checks: Sequence[CheckResult], label: str) -> None:
