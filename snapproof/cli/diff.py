@@ -9,10 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.errors import UsageError
+from harness.plural import counted
 from harness.status import EXIT_FAIL, EXIT_PASS
 from snapproof.cli.numpy_note import note_numpy
 from snapproof.cli.streams import shown
-from snapproof.cli.verdict_text import counted, range_text
+from snapproof.cli.verdict_text import range_text
 from snapproof.runs.outputs import write_json_file
 from validators.vmstate.diff import Difference, diff_files
 from validators.vmstate.stream_diff import FieldChange

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from harness.linux.kernel_log import NOTES
+from harness.plural import counted
 from harness.status import Status
 from snapproof.cli.streams import shown
 
@@ -45,7 +47,6 @@ def outcome_lines(outcome: OutcomeRecord) -> Iterator[str]:
 def _note_lines(outcome: OutcomeRecord) -> Iterator[str]:
     """Yield what a check saw that is no fault of the subject, such as a crash of another job's program."""
     # `check` prints verdicts too, and has no such notes.
-    from harness.linux.kernel_log import NOTES
 
     seen = {
         (name, shown(str(check["facts"][name])))
@@ -86,11 +87,6 @@ def _place(violation: Mapping[str, Any]) -> str:
     where = ", ".join(f"{word} 0x{violation[name]:x}" for name, word in names if name in violation)
     said = [f"{name} {violation[name]}" for name in ("expected", "found") if violation.get(name)]
     return "; ".join([where, *said] if where else said)
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, such as "1 page" and "2,000 pages"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def range_text(block: str, start: int, end: int, pages: int) -> str:

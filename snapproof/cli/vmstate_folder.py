@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import MachineryMissing, SetupBroken, SnapproofError, UsageError
+from harness.plural import counted
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS, Status, exit_code
 from snapproof.cli.info import content_of
 from snapproof.cli.streams import shown
-from snapproof.cli.verdict_text import counted
 from snapproof.runs.outputs import write_json_file
 from validators.judge import check_file
 from validators.verdict import CheckResult, Verdict

@@ -7,7 +7,7 @@ from typing import Any
 
 from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import named_path
+from snapproof.cli.arguments.shared import named_path, short_time, value_of
 
 _MAX_STOP, _SECONDS = 10.0, 600.0
 
@@ -43,14 +43,14 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument("--look", action="store_true", help="say what the VM is and what is in the way")
     parser.add_argument(
         "--max-stop",
-        type=_seconds,
+        type=value_of(short_time, "a positive number of seconds"),
         default=_MAX_STOP,
         metavar="S",
         help=f"longest time that the guest may be stopped (default: {_MAX_STOP:g})",
     )
     parser.add_argument(
         "--seconds",
-        type=_seconds,
+        type=value_of(short_time, "a positive number of seconds"),
         default=_SECONDS,
         metavar="S",
         help=f"time limit of the save (default: {_SECONDS:g})",
@@ -89,10 +89,3 @@ def _add_ways_in(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ssh-key", type=named_path, metavar="FILE", help="private key for --ssh-user")
     group.add_argument("--ssh-host-key", metavar="LINE", help="its host key (default: any)")
     group.add_argument("--cache", type=named_path, metavar="DIR", help="where the compiled agent is kept")
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1e7:
-        raise argparse.ArgumentTypeError("give a positive number of seconds")
-    return number

@@ -11,8 +11,8 @@ from snapproof.bench.validator_plan import FILES
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.host import HOST_HELP, add_host_arguments
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import add_json_argument, named_path
-from snapproof.cli.arguments.stack import ACCELERATORS, add_stack_arguments, seed_number
+from snapproof.cli.arguments.shared import add_json_argument, named_path, value_of
+from snapproof.cli.arguments.stack import ACCELERATORS, SEED, add_stack_arguments
 from snapproof.cli.bisect import add_bisect_argument
 from snapproof.runs.defaults import HOST_ACCELERATORS
 from snapproof.runs.results_folder import AB_FILE, BENCH_FILE
@@ -54,9 +54,7 @@ def _add_downtime(benchmarks: Any) -> None:
     parser.add_argument(
         "--results", type=named_path, metavar="DIR", help="new folder (default: results/bench-TIME)"
     )
-    parser.add_argument(
-        "--seed", type=seed_number, metavar="N", help="seed of the orders of samples and of writes"
-    )
+    parser.add_argument("--seed", type=SEED, metavar="N", help="seed of the orders of samples and of writes")
     add_json_argument(parser, f"write a copy of {BENCH_FILE} there")
     parser.add_argument(
         "--max-growth",
@@ -188,7 +186,7 @@ def _add_ab(benchmarks: Any) -> None:
     _add_ab_guest(parser)
     parser.add_argument(
         "--seed",
-        type=seed_number,
+        type=SEED,
         default=1,
         metavar="N",
         help="seed of the orders of runs and of writes (default: 1)",
@@ -228,7 +226,7 @@ def _add_ab_gate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-regression",
-        type=percent,
+        type=value_of(percent, "a share such as 10%, up to 1000%"),
         default=percent("10%"),
         metavar="N%",
         help="how much worse B may be (default: 10%%)",
@@ -249,7 +247,7 @@ def _add_ab_gate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--plant-slowdown",
-        type=percent,
+        type=value_of(percent, "a share such as 10%, up to 1000%"),
         metavar="N%",
         help="make B worse by this much, to see the gate find it; with the metrics total, stun and downtime",
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import add_json_argument, offset_bytes, vmstate_path
+from snapproof.cli.arguments.shared import add_json_argument, offset_bytes, value_of, vmstate_path
 
 
 def add_parser(commands: Any, summary: str) -> None:
@@ -27,7 +27,7 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument("second", type=vmstate_path, metavar="B", help="another one")
     parser.add_argument(
         "--offset",
-        type=offset_pair,
+        type=value_of(offset_pair, "a number of bytes, or two as A:B"),
         default=(0, 0),
         metavar="N[:M]",
         help="the stream begins at byte N of A, and at byte M (else also N) of B",

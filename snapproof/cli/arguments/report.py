@@ -8,7 +8,7 @@ from typing import Any
 
 from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import add_json_argument, named_path, output_path
+from snapproof.cli.arguments.shared import add_json_argument, named_path, output_path, value_of
 from snapproof.report.compare import Thresholds
 from snapproof.report.context import DEFAULT_ORIGIN
 from snapproof.report.formats import formats_help
@@ -90,21 +90,21 @@ def _add_compare(actions: Any) -> None:
     add_json_argument(parser, "write the comparison there too")
     parser.add_argument(
         "--factor",
-        type=_number_from(1),
+        type=value_of(_number_from(1), "a number from 1 on"),
         default=usual.factor,
         metavar="X",
         help=f"slower is X times as long (default: {usual.factor}) ...",
     )
     parser.add_argument(
         "--least-seconds",
-        type=_number_from(0),
+        type=value_of(_number_from(0), "a number from 0 on"),
         default=usual.seconds,
         metavar="S",
         help=f"... and S seconds more for a test (default: {usual.seconds}) ...",
     )
     parser.add_argument(
         "--least-ms",
-        type=_number_from(0),
+        type=value_of(_number_from(0), "a number from 0 on"),
         default=usual.milliseconds,
         metavar="MS",
         help=f"... or MS milliseconds more for a measured time (default: {usual.milliseconds})",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from harness.deadline import PATIENCE_VARIABLE, read_patience
+from harness.deadline import MOST_PATIENCE, PATIENCE_VARIABLE, read_patience
 from snapproof.cli.arguments.help_text import EXIT_CODES, help_text
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import named_path
-from snapproof.cli.arguments.stack import add_stack_arguments, seed_number
+from snapproof.cli.arguments.shared import named_path, positive, value_of
+from snapproof.cli.arguments.stack import SEED, add_stack_arguments
 from snapproof.cli.bisect import add_bisect_argument
 from snapproof.report.formats import FORMATS
 from snapproof.runs.defaults import PROFILE_NAMES, example_machine
@@ -47,10 +47,14 @@ def _add_tests(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the tests and stop")
     parser.add_argument(
-        "--seed", type=seed_number, metavar="N", help="seed of the random write order (default: random)"
+        "--seed", type=SEED, metavar="N", help="seed of the random write order (default: random)"
     )
     parser.add_argument(
-        "--repeat", type=_positive, default=1, metavar="N", help="snapshot-restore cycles per test"
+        "--repeat",
+        type=value_of(positive, "a positive number"),
+        default=1,
+        metavar="N",
+        help="snapshot-restore cycles per test",
     )
     parser.add_argument(
         "--filter",
@@ -59,7 +63,12 @@ def _add_tests(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="only tests whose name matches this shell pattern; may be repeated",
     )
-    parser.add_argument("--shard", type=parse_shard, metavar="I/N", help="only the I-th of N parts")
+    parser.add_argument(
+        "--shard",
+        type=value_of(parse_shard, "I/N with I from 1 to N"),
+        metavar="I/N",
+        help="only the I-th of N parts",
+    )
     parser.add_argument(
         "--jobs",
         type=parse_jobs,
@@ -69,7 +78,7 @@ def _add_tests(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--patience",
-        type=read_patience,
+        type=value_of(read_patience, f"a factor from 1 to {MOST_PATIENCE:g}"),
         metavar="FACTOR",
         help="multiply all time limits, for a host or a QEMU that is slow by its nature (default: "
         f"${PATIENCE_VARIABLE}, or 1)",
@@ -123,10 +132,3 @@ def parse_jobs(text: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError("must be a number of at least 1, or 'auto'")
     return int(text)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number

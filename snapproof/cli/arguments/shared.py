@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def add_cache_argument(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,41 @@ def vmstate_path(text: str) -> Path:
     return path if text == "-" or path != Path("-") else path.absolute()
 
 
+def value_of(read: Callable[[str], Any], wanted: str) -> Callable[[str], Any]:
+    """Return a type for argparse that reads a value, and whose error says what is wanted.
+
+    argparse would name the function.
+
+    Args:
+        read: reads a text; raises ValueError for one that it does not take.
+        wanted: what to give, e.g. ``a positive number of seconds``.
+    """
+
+    def value(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{text}' does not fit; give {wanted}") from None
+
+    return value
+
+
+def positive(text: str) -> int:
+    """Return a number from 1 on; raise ValueError for any other text."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def short_time(text: str) -> float:
+    """Return a positive number of seconds, less than four months; raise ValueError for any other text."""
+    number = float(text)
+    if not 0 < number < 1e7:
+        raise ValueError
+    return number
+
+
 def output_path(text: str) -> Path:
     """Return the path of a file to write; a slash at the end would be lost, and a file be made."""
     if text.endswith("/") and not Path(text).is_dir():
@@ -46,7 +83,11 @@ def add_json_argument(parser: argparse.ArgumentParser, text: str) -> None:
 def add_offset_argument(parser: argparse.ArgumentParser) -> None:
     """Add `--offset`."""
     parser.add_argument(
-        "--offset", type=offset_bytes, default=0, metavar="N", help="the stream begins at this byte of FILE"
+        "--offset",
+        type=value_of(offset_bytes, "a number of bytes, decimal or with 0x"),
+        default=0,
+        metavar="N",
+        help="the stream begins at this byte of FILE",
     )
 
 

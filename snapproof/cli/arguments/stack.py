@@ -6,7 +6,7 @@ import argparse
 
 from harness.qemu.architectures import ARCHITECTURES
 from snapproof.cli.arguments.own_guest import add_guest_arguments
-from snapproof.cli.arguments.shared import add_cache_argument, add_mirror_argument, named_path
+from snapproof.cli.arguments.shared import add_cache_argument, add_mirror_argument, named_path, value_of
 from snapproof.runs.defaults import QEMU_ARGUMENTS
 
 ACCELERATORS = ("auto", "kvm", "tcg")
@@ -21,6 +21,10 @@ def seed_number(text: str) -> int:
     if not 0 <= number < _SEED_LIMIT:
         raise ValueError
     return number
+
+
+SEED = value_of(seed_number, "a number from 0 to 2^64 - 1")
+"""The type of `--seed` for argparse."""
 
 
 def add_stack_arguments(
