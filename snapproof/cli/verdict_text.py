@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from harness.linux.kernel_log import NOTES
 from harness.plural import counted
 from harness.status import Status
 from snapproof.cli.streams import shown
@@ -47,6 +46,7 @@ def outcome_lines(outcome: OutcomeRecord) -> Iterator[str]:
 def _note_lines(outcome: OutcomeRecord) -> Iterator[str]:
     """Yield what a check saw that is no fault of the subject, such as a crash of another job's program."""
     # `check` prints verdicts too, and has no such notes.
+    from harness.linux.kernel_log import NOTES
 
     seen = {
         (name, shown(str(check["facts"][name])))

@@ -74,6 +74,7 @@ class Finding:
         known: id of the known issue that explains it, "" for none.
         times: how often it was seen.
         folder: where it was written.
+        script: what its reproducer with QEMU alone did when it was tried, in a sentence; "" if it was not.
     """
 
     signature: tuple[str, ...]
@@ -83,6 +84,7 @@ class Finding:
     known: str = ""
     times: int = 1
     folder: Path | None = None
+    script: str = ""
 
     @property
     def steps(self) -> StepList:
@@ -107,6 +109,7 @@ class Finding:
             "stable": f"{reduced.failed} of {reduced.tried}" if reduced else "not tried",
             "runs": reduced.runs if reduced else 0,
             "folder": self.folder.name if self.folder else "",
+            "script": self.script,
             "violations": [_violation_json(one) for one in self.violations],
         }
 
@@ -132,6 +135,7 @@ class Finding:
             data["known_issue"],
             data["times"],
             folder,
+            data.get("script", ""),
         )
 
 
@@ -238,8 +242,8 @@ def _draft(finding: Finding, qemu: str, executable: str) -> str:
 
 Codes: {"; ".join(f"`{name}`" for name in finding.signature)}.
 
-**Reproduce**: `snapproof explore --replay steps.json --qemu {shlex.quote(executable)}`; with QEMU alone,
-`reproduce.py QEMU`.
+**Reproduce**: `snapproof explore --replay steps.json --qemu {shlex.quote(executable)}`.
+With QEMU alone: {finding.script or "`reproduce.py QEMU`, which was not tried."}
 
 **Cause**: not looked into. **Control**: try the same steps during an ordinary migration.
 """

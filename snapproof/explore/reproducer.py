@@ -15,7 +15,7 @@ from tests_functional.explore.steps import Step, StepList
 _HEAD = '''#!/usr/bin/env python3
 # {sentence}
 # Usage: {name} QEMU
-# Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
+# Exit code: 1 the defect shows, 0 it does not, 2 not applicable or wrong usage, 3 it or QEMU did not work.
 """Takes steps that snapproof explore found, on a guest without a system whose RAM holds random bytes.
 
 The defect shows if QEMU ends or does not answer, or if a save that no step has broken does not complete.
@@ -25,6 +25,8 @@ What a guest has to write itself is not shown by this script.
 import json
 import os
 import resource
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -35,17 +37,30 @@ import time
 from pathlib import Path
 
 SECONDS = 20
-sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(3))
-FOLDER = tempfile.TemporaryDirectory(dir="/var/tmp")
+if len(sys.argv) != 2:
+    sys.exit(print(f"Usage: {{sys.argv[0]}} QEMU", file=sys.stderr) or 2)
+if not shutil.which(sys.argv[1]):
+    sys.exit(print(f"'{{sys.argv[1]}}' is no program that can be run; name a QEMU.", file=sys.stderr) or 2)
+qemu = None
+FOLDER = tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", "/var/tmp"))
 CONTENT = Path(FOLDER.name, "content")
 CONTENT.write_bytes(os.urandom(32 << 20))
 
 
 def end(code, words):
-    print(words)
-    qemu.kill()
+    print(words, flush=True)
+    if qemu:
+        qemu.kill()
     FOLDER.cleanup()
     os._exit(code)
+
+
+def broken(*error):
+    sys.__excepthook__(*error)
+    end(3, "This script did not work.")
+
+
+sys.excepthook = broken
 
 
 def ask(command, **arguments):
@@ -69,23 +84,30 @@ def ask(command, **arguments):
 
 
 class Sink:
-    """Reads a save from a socket, at a speed that may change."""
+    """Reads a save from a socket or a command, at a speed that may change."""
 
-    def __init__(self, number):
+    def __init__(self, number, by_command):
         self.speed = "slow"
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.place = f"{{FOLDER.name}}/{{number}}"
-        self.listener.bind(self.place)
-        self.listener.listen(1)
+        place = f"{{FOLDER.name}}/{{number}}"
+        if by_command:
+            os.mkfifo(place)
+            self.uri = f"exec:cat > {{shlex.quote(place)}}"
+            self.opened = lambda: open(place, "rb", buffering=0)
+        else:
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(place)
+            listener.listen(1)
+            self.uri = f"unix:{{place}}"
+            self.opened = lambda: listener.accept()[0].makefile("rb", buffering=0)
         threading.Thread(target=self.read, daemon=True).start()
 
     def read(self):
-        connection, _ = self.listener.accept()
+        stream = self.opened()
         while True:
             while self.speed == "stalled":
                 time.sleep(0.02)
-            if self.speed == "closed" or not connection.recv(200_000):
-                connection.close()
+            if self.speed == "closed" or not stream.read(200_000):
+                stream.close()
                 return
             if self.speed == "slow":
                 time.sleep(0.03)
@@ -137,17 +159,17 @@ def wait_save(wanted):
 saves = 0
 
 
-def begin(golden=False, early=False):
+def begin(golden=False, early=False, by_command=True):
     """Begin a save; a golden one stops the guest for T0."""
     global saves
     saves += 1
-    sink = Sink(saves)
+    sink = Sink(saves, by_command)
     refusal = capability(True)
     if refusal:
         end(2, f"QEMU refuses the capability: {{refusal}}")
     if golden:
         ask("stop")
-    ask("migrate", uri=f"unix:{{sink.place}}")
+    ask("migrate", uri=sink.uri)
     if early:
         return sink
     wait_save(("active", "completed", "failed"))
@@ -193,6 +215,22 @@ def finish(sink, ends):
     capability(False)
 
 
+def settings():
+    return ask("query-migrate-capabilities"), ask("query-migrate-parameters")
+
+
+def last_snapshot():
+    """Save a guest that runs once more, as after each list; not with other migration settings."""
+    if settings() != first_settings:
+        return
+    state = ask("query-status")["status"]
+    if state == "suspended":
+        ask("system_wakeup")
+    elif state != "running":
+        ask("cont")
+    finish(begin(), ["completed"])
+
+
 ours, theirs = socket.socketpair()
 qemu = subprocess.Popen(
     [
@@ -210,10 +248,12 @@ monitor = ours.makefile("rw")
 if not monitor.readline():
     end(3, "QEMU does not start.")
 ask("qmp_capabilities")
+first_settings = settings()
 time.sleep(1)
 
 '''
 _TAIL = """
+last_snapshot()
 ask("quit")
 try:
     code = qemu.wait(SECONDS)
@@ -235,7 +275,8 @@ def _begin(step: Step, state: dict[str, Any]) -> list[str]:
     state.update(saving=True, ends=["completed"])
     golden = bool(step.arguments.get("golden")) and not state.get("stopped")
     early = bool(step.arguments.get("early")) and not state.get("stopped")
-    return [f"sink = begin(golden={golden}, early={early})"]
+    by_command = step.arguments.get("transport", "exec") == "exec"
+    return [f"sink = begin(golden={golden}, early={early}, by_command={by_command})"]
 
 
 def _finish(_step: Step, state: dict[str, Any]) -> list[str]:

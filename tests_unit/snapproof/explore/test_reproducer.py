@@ -5,11 +5,15 @@ from __future__ import annotations
 import ast
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 
 from harness.codes import Code
+from snapproof.explore import script_trial
 from snapproof.explore.findings import FINDING_FILE, STEPS_FILE, Finding, signature, write_finding
 from snapproof.explore.reproducer import LINES, reproducer_text
 from tests_functional.explore.executor import Record
@@ -43,7 +47,7 @@ def test_scripts_are_python(guest: GuestChoice) -> None:
     ast.parse(text)
     assert "# A sentence of two lines." in text
     assert (
-        text.index("begin(golden=True, early=False)")
+        text.index("begin(golden=True, early=False, by_command=False)")
         < text.index("'balloon'")
         < text.index("sink.speed = 'closed'")
     )
@@ -55,6 +59,89 @@ def test_steps_that_do_not_apply_are_left_out() -> None:
     text = reproducer_text(StepList(GuestChoice(), (Step("cancel"), Step("finish"))), "A sentence.")
     assert not any(line == 'ask("migrate_cancel")' for line in text.splitlines())
     assert "\nfinish(sink" not in text
+
+
+def test_a_last_snapshot_is_taken_after_all_steps() -> None:
+    """A failure may show in it alone, as that of F5 does; it goes to a command, as the explored one."""
+    text = reproducer_text(StepList(GuestChoice(), (Step("begin", {"transport": "exec"}),)), "A sentence.")
+    lines = text.splitlines()
+    assert lines.index("last_snapshot()") > lines.index("finish(sink, ['completed'])")
+    assert lines.index("last_snapshot()") < lines.index('ask("quit")')
+    assert "sink = begin(golden=False, early=False, by_command=True)" in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [([], "Usage: "), (["/nonexistent"], "'/nonexistent' is no program"), (["a", "b"], "Usage: ")],
+)
+def test_wrong_usage_is_a_sentence(tmp_path: Path, words: list[str], said: str) -> None:
+    """It is none of the script's results, and no traceback."""
+    script = tmp_path / "reproduce.py"
+    script.write_text(reproducer_text(StepList(GuestChoice(), ()), "A sentence."))
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# A QEMU that answers what it is asked; its saves end as told, and it keeps what it was asked.
+_QEMU = """#!{python}
+import json, socket, sys
+words = sys.argv
+fd = next(int(w.split(",")[1].split("=")[1]) for w in words if w.startswith("socket,fd="))
+monitor = socket.socket(fileno=fd).makefile("rw")
+def say(it):
+    print(json.dumps(it), file=monitor, flush=True)
+say({{"QMP": {{}}}})
+saves = 0
+for line in monitor:
+    command = json.loads(line)["execute"]
+    answer = {{}}
+    if command == "migrate":
+        saves += 1
+    if command == "query-migrate":
+        answer = {{"status": "failed" if saves >= {fails} else "completed", "error-desc": "x"}}
+    if command == "query-status":
+        answer = {{"status": "running"}}
+    if command in ("query-migrate-capabilities", "query-migrate-parameters"):
+        answer = [{{"x": saves if {changes} else 0}}]
+    say({{"return": answer}})
+    if command == "quit":
+        break
+"""
+
+
+@pytest.mark.parametrize(
+    ("fails", "changes", "code"), [(1, False, 1), (2, False, 1), (3, False, 0), (2, True, 0)]
+)
+def test_a_failure_of_the_last_snapshot_shows(tmp_path: Path, fails: int, changes: bool, code: int) -> None:
+    """The second save is the last one: it is left out where migration settings have changed."""
+    qemu = tmp_path / "qemu"
+    qemu.write_text(_QEMU.format(python=sys.executable, fails=fails, changes=changes))
+    qemu.chmod(0o755)
+    script = tmp_path / "reproduce.py"
+    script.write_text(reproducer_text(StepList(GuestChoice(), (Step("snapshot", {"flow": "LIVE"}),)), "A."))
+    done = subprocess.run([sys.executable, script, qemu], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("raise SystemExit(1)", "was tried once, and shows a failure"),
+        ("raise SystemExit(0)", "does not show it"),
+        ("raise SystemExit(2)", "cannot do it"),
+        ("raise SystemExit(3)", "did not work, and ended with 3"),
+        ("import time; time.sleep(60)", "did not end within 1 s"),
+    ],
+)
+def test_a_script_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, said: str) -> None:
+    """What it did is said as it is, and its output kept."""
+    monkeypatch.setattr(script_trial, "_SECONDS", 1.0 if "sleep" in program else 60.0)
+    (tmp_path / "reproduce.py").write_text(f"print('told', flush=True)\n{program}\n")
+    assert said in script_trial.try_script(tmp_path, Path("/qemu"))
+    if "sleep" not in program:
+        assert (tmp_path / "reproduce.log").read_text() == "told\n"
 
 
 def test_a_finding_is_written_as_a_whole(tmp_path: Path) -> None:
@@ -73,6 +160,11 @@ def test_a_finding_is_written_as_a_whole(tmp_path: Path) -> None:
     assert "in 3 of 3 runs" in draft
     assert "7. `snapshot(flow=" in draft
     assert "qemu.ended" in draft
+    assert "`reproduce.py QEMU`, which was not tried." in draft
+    finding.script = "`reproduce.py QEMU` was tried once, and does not show it."
+    write_finding(finding, tmp_path / "one", "10.0.13", "/usr/bin/qemu")
+    draft = (tmp_path / "one" / "finding.md").read_text()
+    assert "With QEMU alone: `reproduce.py QEMU` was tried once, and does not show it." in draft
     written = json.loads((tmp_path / "one" / FINDING_FILE).read_text())["violations"]
     assert written == [
         {"check": "explore/qemu", "code": "qemu.ended", "sentence": 'QEMU """ended""".', "fields": {}}
