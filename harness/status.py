@@ -28,6 +28,7 @@ class Status(enum.Enum):
 _WORST_FIRST = tuple(Status)
 
 EXIT_PASS, EXIT_FAIL, EXIT_ERROR, EXIT_NOTHING_RAN, EXIT_ALL_SKIPPED = range(5)
+EXIT_INTERRUPTED = 130
 
 
 def worst(statuses: Iterable[Status]) -> Status | None:

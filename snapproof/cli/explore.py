@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-from harness.errors import NotApplicable, UsageError
-from harness.qemu.virtio_driver import can_drive
+from harness.errors import UsageError
+from harness.plural import counted
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_NOTHING_RAN, EXIT_PASS
+from snapproof.cli.explore_jobs import explore_side_by_side
 from snapproof.cli.explore_kernel import explore_kernel
+from snapproof.cli.explore_options import require_fit
+from snapproof.cli.explore_stack import prepare_bare
 from snapproof.cli.options import stack_options
 from snapproof.explore.campaign import (
     REDUCTION_SECONDS,
@@ -20,113 +23,94 @@ from snapproof.explore.campaign import (
     make_drawer,
 )
 from snapproof.explore.coverage import load_corpus
-from snapproof.explore.jobs import Jobs, job_commands, run_jobs
-from snapproof.explore.journal import SUMMARY_FILE
-from snapproof.explore.results import result_of, write_campaign
+from snapproof.explore.folder import (
+    LOCK_FILE,
+    kept_options,
+    locked,
+    read_earlier,
+    require_same_stack,
+    seed_of,
+    with_options_of,
+)
+from snapproof.explore.journal import read_list
+from snapproof.explore.results import INTERRUPTED, RUNNING, known_sentence, result_of
 from snapproof.explore.self_check import FAULTS, search_faults
 from snapproof.runs.command_run import CommandRuns
-from snapproof.runs.events import Progress
+from snapproof.runs.event_stream import append_end
+from snapproof.runs.events import EVENTS_FILE, Progress
 from snapproof.runs.own_command import own_command
-from snapproof.runs.results_folder import own_results_folder
-from snapproof.runs.stack import prepare_stack
+from snapproof.runs.results_folder import own_results_folder, remove_empty
 from tests_functional.explore.executor import Record
 from tests_functional.explore.known import known_issue
-from tests_functional.explore.menu import readable_list
 from tests_functional.explore.steps import StepList
 from tests_functional.kernel.explore.limits import Limits
-from tests_functional.lib.profile_row import QUICK_GUEST
 from tests_functional.lib.run import Run
 
 _FAULT_SECONDS = 120.0
+_FIRST_SEED = 1
 # Each list has a time limit of its own.
 _ALWAYS_SECONDS = 1e9
 
 
 def explore(arguments: argparse.Namespace) -> int:
     """Explore, print what was found, and return the exit code that `--help` explains."""
+    require_fit(arguments)
     if arguments.jobs > 1:
-        return _explore_side_by_side(arguments)
+        return explore_side_by_side(arguments)
     if arguments.kernel:
-        if arguments.go_on:
-            raise UsageError("A campaign of the kernel is not continued: give its corpus.json with --corpus.")
+        arguments.seed = _FIRST_SEED if arguments.seed is None else arguments.seed
         return explore_kernel(arguments)
-    replayed = _read_list(arguments.replay) if arguments.replay else None
+    # All that may be refused comes before a folder is made.
+    faults = _faults(arguments)
+    replayed = read_list(arguments.replay) if arguments.replay else None
     corpus = _read_corpus(arguments.corpus) if arguments.corpus else []
+    earlier = read_earlier(arguments.go_on) if arguments.go_on else None
     progress = Progress()
-    folder = _folder(arguments)
-    try:
-        run = _make_run(arguments, folder, progress.step)
-        issues = baseline_issues()
+    with ExitStack() as opened:
+        opened.callback(progress.done)
+        folder = (arguments.go_on or own_results_folder(arguments.results, "explore-")).absolute()
+        if replayed is None:
+            opened.enter_context(locked(folder))
+        try:
+            run, options, seed = _make_run(arguments, folder, earlier, progress.step)
+        except BaseException:
+            _remove_unused(folder, earlier)
+            raise
         if replayed is not None:
-            campaign = Campaign(run, arguments.seed, progress.step)
-            record = campaign.take(replayed)
-            progress.done()
-            return _say_replayed(record, known_issue(replayed, record.violations, issues, campaign.version))
-        drawer = make_drawer(run, issues)
+            return _replay(run, replayed, progress)
+        drawer = make_drawer(run, baseline_issues())
         if arguments.self_check:
             seconds = arguments.seconds or _FAULT_SECONDS
-            return search_faults(run, drawer, arguments.seed, seconds, progress.step, _faults(arguments))
-        campaign = Campaign(run, arguments.seed, progress.step, issues)
+            return search_faults(run, drawer, seed, seconds, progress.step, faults)
+        campaign = Campaign(run, seed, progress.step, baseline_issues(), options)
         campaign.coverage.corpus.extend(corpus)
-        if arguments.go_on:
+        if earlier is not None:
             campaign.go_on()
         limits = Limits(_time(arguments), arguments.runs, REDUCTION_SECONDS)
         try:
             campaign.explore(drawer, limits)
         finally:
             progress.done()
-            campaign.write()
-            campaign.report()
+            _end(campaign)
         return _summarise(campaign, folder)
-    finally:
-        progress.done()
 
 
-def _explore_side_by_side(arguments: argparse.Namespace) -> int:
-    """Run several campaigns side by side and merge them."""
-    if arguments.replay or arguments.self_check:
-        raise UsageError("--jobs is for campaigns: leave --replay and --self-check out.")
-    folder: Path = arguments.go_on or own_results_folder(arguments.results, "explore-")
-    progress, command = Progress(), own_command()
-    jobs = Jobs(arguments.jobs, arguments.seed, arguments.runs)
-    try:
-        summary = run_jobs(job_commands(jobs, folder, command), folder, progress.step)
-    finally:
-        progress.done()
-    write_campaign(folder, summary, command)
-    result = result_of(summary, command)
-    for number, finding in enumerate(summary["findings"], 1):
-        print(f"{number}. {finding['sentence']}\n   {folder / 'findings' / finding['folder']}")
-    print(
-        f"{arguments.jobs} jobs: {summary['lists']} lists, {summary['proofs']} proofs, "
-        f"{summary['pages_compared']:,} pages compared, {len(summary['reached'])} things reached, "
-        f"{len(summary['findings'])} causes."
-    )
-    print(f"Results: {folder}")
-    return result.exit_code
+def _end(campaign: Campaign) -> None:
+    """Write all results as they are at the end of a campaign, or where it was interrupted."""
+    if campaign.state == RUNNING:
+        campaign.state = INTERRUPTED
+    campaign.write()
+    campaign.report()
+    result = result_of(campaign.to_json(), own_command())
+    why = "The campaign was interrupted." if campaign.state == INTERRUPTED else ""
+    append_end(campaign.run.folder / EVENTS_FILE, result, why)
 
 
-def _folder(arguments: argparse.Namespace) -> Path:
-    """Return the folder for the results: a new one, or that of the campaign that goes on.
-
-    Raises:
-        UsageError: it cannot be made, or has no campaign of this seed.
-    """
-    earlier: Path | None = arguments.go_on
+def _remove_unused(folder: Path, earlier: Mapping[str, Any] | None) -> None:
+    """Remove a new folder in which nothing has begun."""
     if earlier is None:
-        return own_results_folder(arguments.results, "explore-")
-    if arguments.results or arguments.replay or arguments.self_check or arguments.corpus:
-        raise UsageError(
-            "A campaign that goes on has its folder and its corpus: leave --results, --corpus, --replay and "
-            "--self-check out."
-        )
-    try:
-        seed = json.loads((earlier / SUMMARY_FILE).read_text(encoding="utf-8"))["seed"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"'{earlier}' has no campaign to go on with: {error}.") from error
-    if seed != arguments.seed:
-        raise UsageError(f"The campaign in '{earlier}' has seed {seed}: give --seed {seed}.")
-    return earlier.absolute()
+        (folder / LOCK_FILE).unlink(missing_ok=True)
+        remove_empty(folder)
 
 
 def _faults(arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -149,24 +133,22 @@ def _time(arguments: argparse.Namespace) -> float | None:
     return None if arguments.runs else float(arguments.default_seconds)
 
 
-def _make_run(arguments: argparse.Namespace, folder: Path, say: Callable[[str], None]) -> Run:
-    options = stack_options(arguments, own_guest=False)
-    options = replace(options, guest=options.guest or QUICK_GUEST)
-    stack, environment = prepare_stack(options, folder, say)
-    if not stack.image.bare or not can_drive(stack.image.architecture, stack.machine):
-        raise NotApplicable(
-            "Lists of steps play the guest's part through I/O ports, so they take a bare guest that has "
-            f"them, and not '{stack.image.name}' on machine type '{stack.machine}'."
-        )
-    runs = CommandRuns(options, environment, arguments.seed, folder, _ALWAYS_SECONDS, keep=True)
-    return runs.run("explore", stack, folder)
-
-
-def _read_list(path: Path) -> StepList:
-    try:
-        return readable_list(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"The list of steps '{path}' cannot be read: {error}.") from error
+def _make_run(
+    arguments: argparse.Namespace,
+    folder: Path,
+    earlier: Mapping[str, Any] | None,
+    say: Callable[[str], None],
+) -> tuple[Run, Mapping[str, str], int]:
+    """Return the Run of all lists, the options that chose its stack, and the seed."""
+    given, seed = stack_options(arguments, own_guest=False), arguments.seed
+    if earlier is not None:
+        given, seed = with_options_of(earlier, given), seed_of(folder, earlier, seed)
+    options, stack, environment = prepare_bare(given, folder, say)
+    if earlier is not None:
+        require_same_stack(folder, earlier, environment)
+    seed = _FIRST_SEED if seed is None else seed
+    runs = CommandRuns(options, environment, seed, folder, _ALWAYS_SECONDS, keep=True)
+    return runs.run("explore", stack, folder), kept_options(given), seed
 
 
 def _read_corpus(path: Path) -> list[StepList]:
@@ -176,19 +158,33 @@ def _read_corpus(path: Path) -> list[StepList]:
         raise UsageError(f"The corpus '{path}' cannot be read: {error}.") from error
 
 
-def _say_replayed(record: Record, known: str) -> int:
+def _replay(run: Run, replayed: StepList, progress: Progress) -> int:
+    campaign = Campaign(run, run.seed, progress.step)
+    record = campaign.take(replayed)
+    progress.done()
+    return _say_replayed(
+        record, known_issue(replayed, record.violations, baseline_issues(), campaign.version), run.folder
+    )
+
+
+def _say_replayed(record: Record, known: str, folder: Path) -> int:
     for violation in record.violations:
         print(f"{violation.check}: {violation.code.value}: {violation.sentence}")
+    if record.failed:
+        print(f"Results: {folder}")
     if known:
         print(f"Known issue {known} explains it.")
         return EXIT_PASS
     if record.failed:
-        print(f"FAIL: the list of {len(record.steps.steps)} steps fails.")
+        print(f"FAIL: the list of {counted(len(record.steps.steps), 'step')} fails.")
         return EXIT_FAIL
     if record.error:
         print(f"ERROR: {record.error}")
         return EXIT_ERROR
-    print(f"PASS: all {record.taken} steps were taken rightly, {record.proofs} snapshots are right.")
+    print(
+        f"PASS: {counted(record.taken, 'step')} taken and {counted(record.proofs, 'snapshot')} judged, "
+        "nothing is wrong."
+    )
     return EXIT_PASS
 
 
@@ -196,20 +192,25 @@ def _summarise(campaign: Campaign, folder: Path) -> int:
     for number, finding in enumerate(campaign.findings.found, 1):
         print(f"{number}. {finding.sentence}")
         stable = finding.reduced and f"{finding.reduced.failed} of {finding.reduced.tried} runs"
-        print(
-            f"   {finding.times}x, again in {stable}, {len(finding.steps.steps)} steps: {finding.steps.words}"
-        )
+        steps = counted(len(finding.steps.steps), "step")
+        print(f"   {finding.times}x, again in {stable}, {steps}: {finding.steps.words}")
         print(f"   {finding.folder}")
-    print(f"{campaign.line} in {campaign.seconds:.0f} s; seed {campaign.seed}.")
+    for name, times in sorted(campaign.findings.known.items()):
+        print(known_sentence(name, times, campaign.shown.get(name, {})))
+    version = campaign.run.host_environment["qemu"]
+    print(f"{campaign.line} in {campaign.seconds:.0f} s; seed {campaign.seed}, QEMU {version}.")
     print(f"Results: {folder}")
     if not campaign.lists:
         print("No list was run.")
         return EXIT_NOTHING_RAN
     if campaign.findings.found:
-        print(f"FAIL: {len(campaign.findings.found)} causes that are not in the baseline.")
+        print(f"FAIL: found {counted(len(campaign.findings.found), 'cause')} outside of the baseline.")
         return EXIT_FAIL
     if len(campaign.errors) == campaign.lists:
         print(f"ERROR: no list has a verdict: {campaign.errors[0]}")
+        return EXIT_ERROR
+    if campaign.state == INTERRUPTED:
+        print("ERROR: the campaign was interrupted.")
         return EXIT_ERROR
     print("PASS: nothing was found that is not in the baseline.")
     return EXIT_PASS

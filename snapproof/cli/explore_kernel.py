@@ -14,13 +14,15 @@ from typing import Any
 from harness.deadline import Deadline
 from harness.errors import UsageError
 from harness.hosts.spec import LOCAL, parse_host
+from harness.plural import counted
 from harness.status import EXIT_ALL_SKIPPED, EXIT_ERROR, EXIT_FAIL, EXIT_NOTHING_RAN, EXIT_PASS
 from snapproof.cli.options import host_options
 from snapproof.explore.kernel_findings import write_finding, write_summary
-from snapproof.explore.results import write_campaign
+from snapproof.explore.results import ENDED, INTERRUPTED, write_campaign
 from snapproof.runs.events import Progress
 from snapproof.runs.feature_runner import events_here, events_there
 from snapproof.runs.host_plan import Sources, expanded_hosts, lent_for_lists, opened_host
+from snapproof.runs.interruption import asked_to_stop
 from snapproof.runs.own_command import own_command
 from snapproof.runs.results_folder import now, own_results_folder
 from tests_functional.hosts.feature_tests import carry_tests
@@ -93,15 +95,11 @@ def _words(arguments: argparse.Namespace) -> tuple[list[str], dict[str, Path]]:
 
 
 def _require_fit(arguments: argparse.Namespace) -> None:
-    """Check that all that was given means something for the kernel, and that files have lists for it.
+    """Check that faults are known, that settings may be changed, and that files have lists for the kernel.
 
     Raises:
         UsageError: it does not.
     """
-    if arguments.qemu is not None:
-        raise UsageError("--qemu has no meaning with --kernel, which runs no QEMU; leave one of them out.")
-    if arguments.fault and not arguments.self_check:
-        raise UsageError("--fault names what --self-check plants; give both.")
     unknown = sorted({*(arguments.fault or ())} - {*PLANTED})
     if unknown:
         raise UsageError(f"There is no fault '{unknown[0]}'; there are {', '.join(PLANTED)}.")
@@ -155,8 +153,9 @@ def _explored(arguments: argparse.Namespace, events: Iterator[Event], progress: 
                 write_summary(folder, started, host, found, end)
     finally:
         progress.done()
+        state = ENDED if end.get("event") == "end" and not asked_to_stop() else INTERRUPTED
         if end.get("lists"):
-            write_campaign(folder, write_summary(folder, started, host, found, end), own_command())
+            write_campaign(folder, write_summary(folder, started, host, found, end, state), own_command())
     return _summarise(folder, host, found, end)
 
 
@@ -169,8 +168,9 @@ def _summarise(folder: Path, host: Event, found: Sequence[Event], end: Event) ->
         known = f"known issue {event['known']}: " if event["known"] else ""
         print(f"{number}. {known}{event['record']['sentence']}")
         print(
-            f"   after {event['lists']} lists and {event['seconds']} s (seed {event['seed']}), again in "
-            f"{event['failed']} of {event['tried']} runs, {len(steps.steps)} steps: {steps.words}"
+            f"   after {counted(event['lists'], 'list')} and {event['seconds']} s (seed {event['seed']}), "
+            f"again in {event['failed']} of {event['tried']} runs, {counted(len(steps.steps), 'step')}: "
+            f"{steps.words}"
         )
     print(f"{end['line']} in {end['seconds']:.0f} s on Linux {host['kernel']}; seed {end['seed']}.")
     for reason, times in end["errors"].items():
@@ -180,12 +180,12 @@ def _summarise(folder: Path, host: Event, found: Sequence[Event], end: Event) ->
         print("No list was run.")
         return EXIT_NOTHING_RAN
     if end["findings"]:
-        print(f"FAIL: {end['findings']} causes that are not known.")
+        print(f"FAIL: found {counted(end['findings'], 'cause')} outside of the baseline.")
         return EXIT_FAIL
     if sum(end["errors"].values()) == end["lists"]:
         print("ERROR: no list has a verdict.")
         return EXIT_ERROR
-    print("PASS: nothing was found that is not known.")
+    print("PASS: nothing was found that is not in the baseline.")
     return EXIT_PASS
 
 
@@ -210,7 +210,7 @@ def _self_check(events: Iterator[Event], progress: Progress) -> int:
         print(f"FAIL: not found: {', '.join(missed) or 'anything'}.")
         return EXIT_FAIL
     print(
-        f"PASS: all {len(times)} planted faults were found, median {median(times):.1f} s, "
+        f"PASS: found {counted(len(times), 'planted fault')}, all of them, median {median(times):.1f} s, "
         f"worst {max(times):.1f} s."
     )
     return EXIT_PASS
@@ -232,5 +232,5 @@ def _say_replayed(end: Event) -> int:
     if record["error"]:
         print(f"ERROR: {record['sentence']}")
         return EXIT_ERROR
-    print(f"PASS: all steps were taken rightly, {record['checked']:,} pages were compared.")
+    print(f"PASS: all steps were taken rightly, {counted(record['checked'], 'page')} compared.")
     return EXIT_PASS

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UsageError
+from harness.plural import counted
 from snapproof.cli.streams import verbatim_output
 from snapproof.cli.verdict_text import result_line
-from snapproof.explore.merge import is_campaign, merge_campaigns, read_part
-from snapproof.explore.results import result_of
+from snapproof.explore.merge import campaigns_in, merge_campaigns, read_part, require_alike
+from snapproof.explore.results import ENDED, INTERRUPTED, result_of
 from snapproof.report.compare import Thresholds, compare, comparison_lines
 from snapproof.report.context import Context
 from snapproof.report.formats import deliver, named_format
@@ -55,8 +56,9 @@ def render(arguments: argparse.Namespace) -> int:
 def merge(arguments: argparse.Namespace) -> int:
     """Merge results folders into a new one and return the exit code of all tests together."""
     require_apart(arguments.results, arguments.output)
-    if all(is_campaign(folder) for folder in arguments.results):
-        return _merge_explored(arguments)
+    campaigns = [campaigns_in(folder.absolute()) for folder in arguments.results]
+    if all(campaigns):
+        return _merge_explored([place for places in campaigns for place in places], arguments.output)
     parts, lost = _parts(arguments.results)
     command = [str(Path(sys.argv[0]).absolute()), "report", "merge"]
     command += [str(folder.absolute()) for folder in arguments.results]
@@ -68,19 +70,24 @@ def merge(arguments: argparse.Namespace) -> int:
     for note in found.notes:
         print(one_line(note), file=sys.stderr)
     print(f"Results: {folder}")
-    print(f"{result_line(result)} from {len(parts)} folders")
+    print(f"{result_line(result)} from {counted(len(parts), 'folder')}")
     return result.exit_code
 
 
-def _merge_explored(arguments: argparse.Namespace) -> int:
+def _merge_explored(campaigns: Sequence[Path], output: Path) -> int:
     """Merge campaigns of `snapproof explore`, with their corpora and causes."""
-    parts = [read_part(folder.absolute()) for folder in arguments.results]
-    folder = make_results_folder(arguments.output)
+    parts = [read_part(folder) for folder in campaigns]
+    require_alike(parts)
+    folder = make_results_folder(output)
     summary = merge_campaigns(parts, folder)
     result = result_of(summary, own_command())
     write_results(folder, result)
+    for part in parts:
+        if (state := part.summary.get("state", ENDED)) != ENDED:
+            why = "was interrupted" if state == INTERRUPTED else "runs still, or was killed"
+            print(f"snapproof: The campaign in '{part.folder}' {why}.", file=sys.stderr)
     print(f"Results: {folder}")
-    print(f"{result_line(result)} from {len(parts)} campaigns")
+    print(f"{result_line(result)} from {counted(len(parts), 'campaign')}")
     return result.exit_code
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.deadline import Deadline
+from harness.plural import counted
 from harness.qemu.qapi_schema import QapiSchema, read_schema
 from harness.qemu.spawned_machine import SpawnedMachine
 from harness.status import Status
@@ -31,7 +32,9 @@ from snapproof.explore.journal import (
 )
 from snapproof.explore.merge import read_part
 from snapproof.explore.reduction import reduce_steps
-from snapproof.explore.results import write_campaign
+from snapproof.explore.results import ENDED, INTERRUPTED, RUNNING, write_campaign
+from snapproof.explore.script_trial import try_script
+from snapproof.runs.interruption import asked_to_stop
 from snapproof.runs.own_command import own_command
 from snapproof.runs.results_folder import now
 from tests_functional.explore.executor import Record, run_steps
@@ -75,6 +78,9 @@ class Campaign:
         pages: pages that oracles have compared.
         written_pages: pages that the guest has written during saves that were judged.
         issues: the known issues of the baseline; without them each failure is a new cause.
+        options: those that chose QEMU and guest, for the campaign when it goes on.
+        state: RUNNING, ENDED or INTERRUPTED.
+        shown: by known issue, the list that showed it first, and the folder with its files.
         errors: lists that say nothing, with the reasons.
         growth: seconds, lists and things reached, each time that it grew.
         begun: time.monotonic() at the beginning.
@@ -85,6 +91,9 @@ class Campaign:
     seed: int
     say: Callable[[str], None]
     issues: Sequence[KnownIssue] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    state: str = RUNNING
+    shown: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
     findings: Findings = field(default_factory=Findings)
     lists: int = 0
@@ -95,7 +104,7 @@ class Campaign:
     growth: list[tuple[float, int, int]] = field(default_factory=list)
     begun: float = field(default_factory=time.monotonic)
     started: str = field(default_factory=now)
-    _reported: float = 0.0
+    _reported: float = float("-inf")
 
     @property
     def version(self) -> str:
@@ -112,15 +121,19 @@ class Campaign:
         """The running line."""
         known = ", ".join(f"{name} {times}x" for name, times in sorted(self.findings.known.items()))
         return (
-            f"{self.lists} lists, {self.proofs} proofs, {self.pages:,} pages compared, "
-            f"{self.written_pages:,} written during saves, "
-            f"{len(self.coverage.seen)} things reached, {len(self.findings.found)} causes"
+            f"{counted(self.lists, 'list')}, {counted(self.proofs, 'proof')}, "
+            f"{counted(self.pages, 'page')} compared, {self.written_pages:,} written during saves, "
+            f"{counted(len(self.coverage.seen), 'thing')} reached, "
+            f"{counted(len(self.findings.found), 'cause')}"
             f"{f', known issues {known}' if known else ''}"
             f"{f', {len(self.errors)} without a verdict' if self.errors else ''}"
         )
 
     def explore(self, drawer: Drawer, limits: Limits) -> None:
         """Run lists until a limit is reached; reduce before what an earlier part has left unreduced."""
+        # From here on the campaign can be continued.
+        (self.run.folder / LISTS_FILE).touch()
+        self.write_summary()
         for finding in [one for one in self.findings.found if one.reduced is None]:
             self.reduce(finding, limits)
         while not self._over(limits):
@@ -130,6 +143,7 @@ class Campaign:
                 self._failed(record, limits)
             self.write()
             self.say(self.line)
+        self.state = INTERRUPTED if asked_to_stop() else ENDED
 
     def take(self, steps: StepList) -> Record:
         """Run a list in a folder of its own, which stays if it failed, and count it."""
@@ -168,7 +182,9 @@ class Campaign:
         def fails(steps: StepList) -> bool:
             nonlocal runs, fewest
             runs += 1
-            self.say(f"{self.line}; reducing {finding.folder}, run {runs}, {len(steps.steps)} steps")
+            self.say(
+                f"{self.line}; reducing {finding.folder}, run {runs}, {counted(len(steps.steps), 'step')}"
+            )
             tried = self.tried(steps, runs_folder / f"{runs:03d}")
             same = tried.failed and same_failure(tried.violations, finding.violations)
             self._append(runs_folder / RUNS_FILE, {"failed": same, "list": steps.to_json()})
@@ -184,8 +200,11 @@ class Campaign:
         finding.reduced = reduce_steps(finding.first, fails, may_go_on)
         finding.known = known_issue(finding.steps, finding.violations, self.issues, self.version)
         self._keep(finding)
+        finding.script = try_script(finding.folder, self.run.stack.executable)
+        self._keep(finding)
         if finding.known:
             self.findings.known[finding.known] += finding.times
+            self._note_shown(finding.known, None, f"findings/{finding.folder.name}")
 
     def _keep(self, finding: Finding) -> None:
         assert finding.folder is not None
@@ -195,6 +214,7 @@ class Campaign:
     def _failed(self, record: Record, limits: Limits) -> None:
         if known := self._known(record):
             self.findings.known[known] += 1
+            self._note_shown(known, self.lists)
             return
         before = self.findings.seen_before(record)
         if before is not None:
@@ -213,6 +233,11 @@ class Campaign:
         self.reduce(finding, limits)
         self.report()
 
+    def _note_shown(self, issue: str, number: int | None, folder: str = "") -> None:
+        """Note which list showed a known issue, if none did before."""
+        place = folder or f"lists/{number:05d}"
+        self.shown.setdefault(issue, {"list": number, "folder": place})
+
     def _known(self, record: Record) -> str:
         if not record.failed:
             return ""
@@ -223,7 +248,7 @@ class Campaign:
 
     def _over(self, limits: Limits) -> bool:
         late = limits.seconds is not None and self.seconds >= limits.seconds
-        return late or (limits.runs is not None and self.lists >= limits.runs)
+        return asked_to_stop() or late or (limits.runs is not None and self.lists >= limits.runs)
 
     def _log(self, record: Record) -> None:
         entry = Entry(
@@ -247,13 +272,21 @@ class Campaign:
             # One write, so that only the last line can be cut short.
             file.write(json.dumps(entry) + "\n")
 
-    def write(self) -> None:
-        """Write the summary and the corpus as they are now, each whole or not at all.
+    def write_summary(self) -> None:
+        """Write the summary as it is now, whole or not at all.
 
         Raises:
             OSError: the disk is full.
         """
         write_atomically(self.run.folder / SUMMARY_FILE, json.dumps(self.to_json(), indent=1) + "\n")
+
+    def write(self) -> None:
+        """Write the summary and the corpus as they are now, and once a minute the page.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        self.write_summary()
         self.coverage.save(self.run.folder / CORPUS_FILE)
         if self.seconds - self._reported >= _REPORT_SECONDS:
             self.report()
@@ -280,6 +313,7 @@ class Campaign:
                 self.errors.append(entry.error)
             if entry.known:
                 self.findings.known[entry.known] += 1
+                self._note_shown(entry.known, entry.number)
             if self.coverage.add(entry.steps, entry.reached):
                 self.growth.append((entry.at, entry.number, len(self.coverage.seen)))
         self.begun -= entries[-1].at if entries else 0.0
@@ -289,6 +323,7 @@ class Campaign:
             self.findings.keep(finding)
             if finding.known:
                 self.findings.known[finding.known] += finding.times
+                self._note_shown(finding.known, None, f"findings/{finding.to_json()['folder']}")
         # The list that ran when it was ended is run anew.
         shutil.rmtree(self._list_folder(self.lists + 1), ignore_errors=True)
 
@@ -302,6 +337,8 @@ class Campaign:
             "environment": dict(self.run.host_environment),
             "seed": self.seed,
             "seeds": [self.seed],
+            "options": dict(self.options),
+            "state": self.state,
             "started": self.started,
             "seconds": round(self.seconds, 1),
             "lists": self.lists,
@@ -310,6 +347,7 @@ class Campaign:
             "pages_written_during_saves": self.written_pages,
             "without_verdict": self.errors,
             "known_issues": dict(self.findings.known),
+            "known_shown": {name: dict(shown) for name, shown in self.shown.items()},
             "findings": [finding.to_json() for finding in self.findings.found],
             "growth": [list(entry) for entry in self.growth],
             "kinds": list(KINDS),

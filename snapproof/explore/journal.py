@@ -85,6 +85,34 @@ def read_entries(folder: Path) -> list[Entry]:
     return entries
 
 
+def read_list(path: Path) -> StepList:
+    """Read one list: a steps.json, a line of lists.jsonl in a file, or `DIR:NUMBER`, a list of a campaign.
+
+    Raises:
+        UsageError: there is none.
+    """
+    folder, colon, number = str(path).rpartition(":")
+    try:
+        if colon and number.isdecimal() and not path.exists():
+            return _list_of(Path(folder), int(number))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        # A line of lists.jsonl has the list within.
+        inside = isinstance(content, dict) and isinstance(content.get("steps"), dict)
+        return readable_list(content["steps"] if inside else content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"The list of steps '{path}' cannot be read: {error}.") from error
+
+
+def _list_of(folder: Path, number: int) -> StepList:
+    path = folder / LISTS_FILE
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            # The last line of a campaign that runs may be cut short.
+            if line.endswith("\n") and json.loads(line)["number"] == number:
+                return readable_list(json.loads(line)["steps"])
+    raise UsageError(f"'{path}' has no list {number}.")
+
+
 def read_findings(folder: Path) -> list[Finding]:
     """Read the causes of a campaign, in the order in which they were found.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from snapproof.explore.findings import STEPS_FILE
 from snapproof.explore.journal import CORPUS_FILE, SUMMARY_FILE
+from snapproof.explore.results import RUNNING
 from tests_functional.kernel.explore.c_program import program
 from tests_functional.kernel.explore.steps import MemoryList
 from tests_functional.lib.outcome import write_atomically
@@ -90,6 +91,7 @@ def write_summary(
     host: Mapping[str, Any],
     found: Sequence[Mapping[str, Any]],
     end: Mapping[str, Any],
+    state: str = RUNNING,
 ) -> dict[str, Any]:
     """Write explore.json, as campaigns around snapshots have it, and corpus.json; return the first.
 
@@ -99,6 +101,7 @@ def write_summary(
         host: the `host` event.
         found: the `finding` events, each with its folder.
         end: the last `end` or `so-far` event, empty before the first.
+        state: of the campaign.
 
     Raises:
         OSError: the disk is full.
@@ -116,6 +119,7 @@ def write_summary(
         },
         "seed": end.get("seed"),
         "seeds": [end["seed"]] if "seed" in end else [],
+        "state": state,
         "started": started,
         "seconds": end.get("seconds", 0.0),
         "lists": end.get("lists", 0),
@@ -125,6 +129,7 @@ def write_summary(
         "without_verdict": [why for why, times in end.get("errors", {}).items() for _ in range(times)],
         "known_issues": dict(end.get("known", {})),
         "known_lists": [dict(one) for one in known],
+        "known_shown": _shown(known),
         "findings": [_cause(one) for one in found if not one["known"]],
         "growth": [],
         "reached": dict(end.get("reached", {})),
@@ -133,6 +138,15 @@ def write_summary(
     corpus = {"version": 1, "lists": end.get("corpus", [])}
     write_atomically(folder / CORPUS_FILE, json.dumps(corpus) + "\n")
     return summary
+
+
+def _shown(known: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return by known issue the list that showed it first, and the folder with its files."""
+    found: dict[str, Any] = {}
+    for event in known:
+        shown = {"list": event["lists"], "folder": f"findings/{event['folder']}"}
+        found.setdefault(event["known"], shown)
+    return found
 
 
 def _cause(event: Mapping[str, Any]) -> dict[str, Any]:

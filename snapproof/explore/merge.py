@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from snapproof.explore.folder import job_folders
 from snapproof.explore.journal import CORPUS_FILE, SUMMARY_FILE
+from snapproof.explore.results import ENDED, INTERRUPTED, RUNNING
 from tests_functional.lib.outcome import write_atomically
 
 _SUMMED = ("lists", "proofs", "pages_compared", "pages_written_during_saves", "seconds")
@@ -37,6 +39,16 @@ def is_campaign(folder: Path) -> bool:
     return (folder / SUMMARY_FILE).is_file()
 
 
+def campaigns_in(folder: Path) -> list[Path]:
+    """Return the folders of the campaigns in a results folder: itself, or those of `--jobs` that did not end.
+
+    Empty if it has none.
+    """
+    if is_campaign(folder):
+        return [folder]
+    return [place for place in job_folders(folder) if is_campaign(place)]
+
+
 def read_part(folder: Path) -> Part:
     """Read a campaign, also one that was killed or still runs.
 
@@ -55,23 +67,33 @@ def read_part(folder: Path) -> Part:
     return Part(folder, summary)
 
 
-def merge_campaigns(parts: Sequence[Part], output: Path) -> dict[str, Any]:
+def merge_campaigns(
+    parts: Sequence[Part], output: Path, jobs: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """Merge campaigns into a folder that there is, and return the content of its explore.json.
+
+    Args:
+        parts: the campaigns.
+        output: the folder.
+        jobs: how each of several campaigns side by side has ended.
 
     Raises:
         UsageError: they are of different QEMUs or guests, or a seed is there twice.
         OSError: the disk is full.
     """
-    _require_alike(parts)
+    require_alike(parts)
     summaries = [part.summary for part in parts]
     merged: dict[str, Any] = {
         "version": 1,
         "environment": _shared([summary["environment"] for summary in summaries]),
         "seeds": [seed for summary in summaries for seed in summary["seeds"]],
+        "state": _state(summaries),
+        **({"jobs": list(jobs)} if jobs else {}),
         "started": min(summary["started"] for summary in summaries),
         **{name: sum(summary[name] for summary in summaries) for name in _SUMMED},
         "without_verdict": [why for summary in summaries for why in summary["without_verdict"]],
         "known_issues": _total(summaries, "known_issues"),
+        "known_shown": _shown(parts, output),
         "findings": _causes(parts, output),
         "growth": [],
         "kinds": list(dict.fromkeys(kind for summary in summaries for kind in summary.get("kinds", ()))),
@@ -83,8 +105,20 @@ def merge_campaigns(parts: Sequence[Part], output: Path) -> dict[str, Any]:
     return merged
 
 
-def _require_alike(parts: Sequence[Part]) -> None:
+def require_alike(parts: Sequence[Part]) -> None:
+    """Check that campaigns can be merged.
+
+    Raises:
+        UsageError: they are of different QEMUs or guests, or a seed is there twice.
+    """
     first = parts[0]
+    kernel = next((part for part in parts if part.summary["environment"].get("kernel_lists")), None)
+    qemu = next((part for part in parts if not part.summary["environment"].get("kernel_lists")), None)
+    if kernel and qemu:
+        raise UsageError(
+            f"'{kernel.folder}' is a campaign of the kernel, and '{qemu.folder}' one of QEMU "
+            f"{qemu.summary['environment'].get('qemu')}: merge those of one kind."
+        )
     for part in parts[1:]:
         for name in _SAME:
             one, other = (found.summary["environment"].get(name) for found in (first, part))
@@ -97,6 +131,26 @@ def _require_alike(parts: Sequence[Part]) -> None:
     twice = [str(seed) for seed, times in seeds.items() if times > 1]
     if twice:
         raise UsageError(f"Seed {twice[0]} is in two of the campaigns: the same lists would count twice.")
+
+
+def _state(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """Return the worst state of several campaigns; one without a state is older, and taken as ended."""
+    states = {summary.get("state", ENDED) for summary in summaries}
+    return next((state for state in (INTERRUPTED, RUNNING) if state in states), ENDED)
+
+
+def _shown(parts: Sequence[Part], output: Path) -> dict[str, Any]:
+    """Return the list that showed each known issue in the first campaign that met it.
+
+    Its files stay where they are: below the output, where campaigns ran side by side, or not in the output.
+    """
+    found: dict[str, Any] = {}
+    for part in parts:
+        inside = part.folder.is_relative_to(output)
+        for issue, shown in part.summary.get("known_shown", {}).items():
+            folder = str((part.folder / shown["folder"]).relative_to(output)) if inside else ""
+            found.setdefault(issue, {"seed": part.summary.get("seed"), **shown, "folder": folder})
+    return found
 
 
 def _shared(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from statistics import median
 from typing import Protocol
 
 from harness.codes import Code
+from harness.plural import counted
 from harness.status import EXIT_ERROR, EXIT_FAIL, EXIT_PASS
 from snapproof.explore.campaign import Campaign
 from snapproof.explore.draw import Drawer
@@ -160,12 +161,12 @@ def _summarise(searches: Sequence[Search]) -> int:
     missed = [one for one in searches if not one.code]
     for one in missed:
         why = "was not found" if one.acts else "never acted, so nothing is known about it"
-        print(f"{'FAIL' if one.acts else 'ERROR'}: '{one.fault}' {why}, in {one.lists} lists.")
+        print(f"{'FAIL' if one.acts else 'ERROR'}: '{one.fault}' {why}, in {counted(one.lists, 'list')}.")
     if missed:
         return EXIT_FAIL if any(one.acts for one in missed) else EXIT_ERROR
     times = [one.seconds for one in searches]
     print(
-        f"PASS: all {len(searches)} planted faults were found, median {median(times):.1f} s, "
+        f"PASS: found {counted(len(searches), 'planted fault')}, all of them, median {median(times):.1f} s, "
         f"worst {max(times):.1f} s."
     )
     return EXIT_PASS

@@ -203,6 +203,9 @@ class RunResult:
                     found["snapshots_proven"] += 1
                 if label and figure in _SUMMED and isinstance(value, int):
                     found[_SUMMED[figure]] += value
+                # A campaign gives its own sums.
+                if not label and name in found and isinstance(value, int):
+                    found[name] += value
         return found
 
     def environments(self) -> dict[str, Mapping[str, Any]]:

@@ -33,6 +33,26 @@ EVENTS_SCHEMA = 1
 STANDARD_OUTPUT = "-"
 
 
+def append_end(path: Path, result: RunResult, sentence: str) -> None:
+    """Append a `run-ended` to a file of events that a command without `--events` keeps.
+
+    Args:
+        path: the file.
+        result: what the command has found.
+        sentence: why it ended too early, "" if it did not.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    status = result.status.value if result.status else "NONE"
+    event = {
+        "schema": EVENTS_SCHEMA, "type": "run-ended", "time": round(time.time(), 3), "status": status,
+        "exit_code": result.exit_code, "counts": result.counts(), "sentence": sentence,
+    }  # fmt: skip
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
+
+
 class EventStream:
     """The event stream of one run, open for the length of a `with`; without a target it writes nothing."""
 

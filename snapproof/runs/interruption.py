@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-EXIT_INTERRUPTED = 130
+from harness.status import EXIT_INTERRUPTED as EXIT_INTERRUPTED
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # A second signal so soon must not break off the end that the first one began.
 _CLEANING_SECONDS = 5.0

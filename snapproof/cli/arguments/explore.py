@@ -10,8 +10,8 @@ from snapproof.cli.arguments.help_text import help_text
 from snapproof.cli.arguments.host import HOST_HELP, add_host_arguments
 from snapproof.cli.arguments.kernel import add_preparation
 from snapproof.cli.arguments.later import later
-from snapproof.cli.arguments.shared import named_path
-from snapproof.cli.arguments.stack import add_stack_arguments, seed_number
+from snapproof.cli.arguments.shared import named_path, positive, short_time, value_of
+from snapproof.cli.arguments.stack import SEED, add_stack_arguments
 
 _SECONDS = 300.0
 
@@ -28,6 +28,7 @@ def add_parser(commands: Any, summary: str) -> None:
             "explore --seconds 600 --qemu debian-13",
             "explore --seed 7 --runs 50",
             "explore --replay results/explore/findings/01-qemu.ended/steps.json",
+            "explore --replay results/explore:12    # list 12 of a campaign",
             "explore --self-check",
             "explore --kernel --seconds 600    # memory operations, without QEMU",
             "explore --kernel --host vm:debian@6.12.43 --seconds 600",
@@ -36,19 +37,36 @@ def add_parser(commands: Any, summary: str) -> None:
         ),
     )
     parser.add_argument(
-        "--seed", type=seed_number, default=1, metavar="N", help="seed of the lists (default: 1)"
+        "--seed",
+        type=SEED,
+        metavar="N",
+        help="seed of the lists (default: 1, with --continue that of the campaign)",
     )
     parser.add_argument(
-        "--seconds", type=_seconds, metavar="S", help=f"how long (default: {_SECONDS:.0f}, without --runs)"
+        "--seconds",
+        type=value_of(short_time, "a positive number of seconds"),
+        metavar="S",
+        help=f"begin no list after this time (default: {_SECONDS:.0f}, without --runs). It counts from the "
+        "campaign's beginning, also with --continue; a reduction goes on to its end",
     )
-    parser.add_argument("--runs", type=_runs, metavar="N", help="how many lists")
-    parser.add_argument("--results", type=named_path, metavar="DIR", help="a new folder for the results")
+    parser.add_argument(
+        "--runs",
+        type=value_of(positive, "a positive number of lists"),
+        metavar="N",
+        help="how many lists, those before --continue included; --jobs divides them",
+    )
+    parser.add_argument(
+        "--results",
+        type=named_path,
+        metavar="DIR",
+        help="a new folder for the results (default: results/explore-TIME)",
+    )
     parser.add_argument(
         "--corpus", type=named_path, metavar="FILE", help="begin with the lists of a corpus.json"
     )
     parser.add_argument(
         "--jobs",
-        type=_runs,
+        type=value_of(positive, "a positive number of jobs"),
         default=1,
         metavar="N",
         help="campaigns side by side, with the seeds from --seed on; merged at the end (default: 1)",
@@ -58,10 +76,15 @@ def add_parser(commands: Any, summary: str) -> None:
         dest="go_on",
         type=named_path,
         metavar="DIR",
-        help="go on with the campaign in a results folder, which was ended or killed, with the same options",
+        help="go on with the campaign in a results folder, which was ended or killed; QEMU, guest and seed "
+        "are those that it had",
     )
     parser.add_argument(
-        "--replay", type=named_path, metavar="FILE", help="run the list of a steps.json, and no other"
+        "--replay",
+        type=named_path,
+        metavar="FILE|DIR:N",
+        help="run one list and no other: that of a steps.json or of a line of lists.jsonl, or list N of the "
+        "campaign in DIR",
     )
     parser.add_argument(
         "--self-check", action="store_true", help="plant live faults, and explore until each is found"
@@ -83,17 +106,3 @@ def _add_kernel_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_host_arguments(parser, stored=False)
     add_preparation(parser)
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1e7:
-        raise argparse.ArgumentTypeError("give a positive number of seconds")
-    return number
-
-
-def _runs(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("give a positive number of lists")
-    return number

@@ -82,7 +82,7 @@ def _explore(tmp_path: Path, *words: str) -> int:
     [
         ((_HOST, _end()), 0, "PASS: nothing was found"),
         ((_HOST, _finding("F15"), _end()), 0, "1. known issue F15: Page 1 is not protected."),
-        ((_HOST, _finding(), _end(findings=1)), 1, "FAIL: 1 causes that are not known."),
+        ((_HOST, _finding(), _end(findings=1)), 1, "FAIL: found 1 cause outside of the baseline."),
         ((_HOST, _end(lists=2, errors=2)), 2, "ERROR: no list has a verdict."),
         ((_HOST, _end(lists=2, errors=1)), 0, "Without a verdict, 1x: a limit"),
         ((_HOST, _end(lists=0)), 3, "No list was run."),
@@ -193,6 +193,11 @@ def test_file_of_another_kind(
         (["--fault", "last-page-unprotected"], "--self-check"),
         (["--fault", "x", "--self-check"], "There is no fault 'x'; there are "),
         (["--qemu", "debian-13"], "--qemu has no meaning with --kernel"),
+        (["--accel", "tcg"], "--accel has no meaning with --kernel"),
+        (["--machine", "q35"], "--machine has no meaning with --kernel"),
+        (["--qemu-args", "-S"], "--qemu-args has no meaning with --kernel"),
+        (["--replay", "x", "--results", "y"], "this writes no results"),
+        (["--continue", "x"], "not continued"),
     ],
 )
 def test_options_that_mean_nothing(capsys: pytest.CaptureFixture[str], given: list[str], words: str) -> None:

@@ -22,7 +22,7 @@ from snapproof.explore.findings import FINDING_FILE, Finding, signature, write_f
 from snapproof.explore.jobs import Jobs, job_commands, without_options
 from snapproof.explore.journal import LISTS_FILE, SUMMARY_FILE, Entry, read_entries, read_findings
 from snapproof.explore.merge import is_campaign, merge_campaigns, read_part
-from snapproof.explore.results import result_of
+from snapproof.explore.results import INTERRUPTED, RUNNING, result_of
 from snapproof.explore.self_check import HANG, hanging_qemu, names_fault
 from snapproof.report.html.explored import explored_beside, explored_view
 from tests_functional.explore.executor import Record
@@ -242,6 +242,13 @@ def test_results_have_the_lists_the_causes_and_the_known_issues() -> None:
     silent = _summary(1, findings=[], known_issues={}, without_verdict=["busy"] * 3)
     assert result_of(silent, []).exit_code == 2
     assert result_of(_summary(1, lists=0), []).exit_code == 3
+    assert result_of(_summary(1, lists=0, findings=[], state=INTERRUPTED), []).exit_code == 2
+    for state, words in ((INTERRUPTED, "was interrupted after 3 lists"), (RUNNING, "or was killed")):
+        unfinished = result_of(_summary(1, findings=[], state=state), [])
+        assert unfinished.exit_code == 2
+        assert words in unfinished.outcomes[0].sentence
+    totals = result.totals()
+    assert (totals["snapshots_proven"], totals["pages_written_during_saves"]) == (4, 6)
 
 
 def test_the_page_shows_what_was_covered_and_what_not(tmp_path: Path) -> None:

@@ -184,6 +184,10 @@ def test_skips_are_grouped_by_reason(tmp_path: Path) -> None:
             ("SKIP", "Everything was skipped, each test with its reason. Exit code 4."),
         ),
         ([values.test("a.b"), values.test("a.c")], ("None of 2 tests went wrong", "Everything passed.")),
+        (
+            [values.test("a.b"), values.test("a.c", "XFAIL")],
+            ("None of 2 tests went wrong, 1 as a known issue says", "All that is not known passed"),
+        ),
         ([values.test("a.b", "MISS")], ("MISS", "machinery is missing.")),
     ],
 )
