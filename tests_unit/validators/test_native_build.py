@@ -69,17 +69,18 @@ def test_one_that_computes_wrongly_is_not_kept(
 
 
 @pytest.mark.parametrize(
-    ("size", "native", "said"), [(64, False, True), (63, False, False), (64, True, False)]
+    ("size", "choice", "said"),
+    [(64, "missing", True), (63, "missing", False), (64, "built", False), (64, "numpy", False)],
 )
 def test_note_that_numpy_is_used(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], size: int, native: bool, said: bool
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], size: int, choice: str, said: bool
 ) -> None:
-    """A note for files that take noticeably longer, and only without a core."""
+    """A note for files that take noticeably longer, where no core is built and nobody has chosen numpy."""
     path = tmp_path / "file"
     path.touch()
     with path.open("wb") as file:
         file.truncate(size << 20)
-    with use_core(str(built_core()) if native else NUMPY):
+    with use_core({"missing": str(tmp_path / "core.so"), "built": str(built_core()), "numpy": NUMPY}[choice]):
         note_numpy(path)
     assert ("The native core is not built" in capsys.readouterr().err) is said
 

@@ -279,5 +279,6 @@ def native_core() -> Core | None:
         return None
     try:
         return Core(Path(choice))
-    except OSError:
+    except (OSError, AttributeError):
+        # A file that is no library, or one without our functions.
         return None

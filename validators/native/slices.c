@@ -193,11 +193,14 @@ static void *run(void *argument)
 
 uint64_t spread_slices(const struct pages *pages, slice_work *work, void *context)
 {
-	uint8_t space[2 * SLICE_BYTES];
+	/* Not on the stack, which may be small. */
+	uint8_t *space = malloc(2 * SLICE_BYTES);
 	struct job job = { .pages = pages, .work = work, .context = context };
 	pthread_t threads[MOST_THREADS];
 	uint64_t started = 0, wanted = pages->threads < MOST_THREADS ? pages->threads : MOST_THREADS;
 
+	if (!space)
+		return 0;
 	job.step = (pages->map ? MAPPED_SLICES : SLICES_AT_ONCE) * SLICE_BYTES / pages->size;
 	atomic_store(&job.wrong, pages->count);
 	while (started + 1 < wanted && started * job.step < pages->count &&
@@ -206,5 +209,6 @@ uint64_t spread_slices(const struct pages *pages, slice_work *work, void *contex
 	take_slices(&job, space);
 	while (started)
 		pthread_join(threads[--started], NULL);
+	free(space);
 	return atomic_load(&job.wrong);
 }

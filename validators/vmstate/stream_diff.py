@@ -12,6 +12,8 @@ from validators.vmstate.stream.subsections import SubsectionFinder
 from validators.vmstate.stream.vmdesc import device_key
 
 _MAPPED_RAM = "mapped-ram"
+# Pages are compared by their content, which shows none of this.
+_PAGE_RULES = ("zero-fill", "duplicate", "page-flags", "page-outside-block", "unknown-block")
 _CAPABILITIES = "configuration/capabilities"
 
 
@@ -74,7 +76,24 @@ def _values(stream: Stream) -> dict[str, Any]:
     for section in index.sections:
         version = f"version {section.version}"
         values.setdefault(f"section {section.idstr} ({section.instance})", version)
+    values |= _broken_rules(index)
     return values | _subsection_versions(stream)
+
+
+def _broken_rules(index: SnapshotIndex) -> dict[str, Any]:
+    """Return how often each rule of page records is broken, and the bytes behind the end of the stream.
+
+    An ordinary save may have a page twice, of which the later one counts.
+    """
+    values: dict[str, Any] = {
+        f"broken rule {rule}": index.anomaly_counts[rule]
+        for rule in _PAGE_RULES
+        if index.anomaly_counts.get(rule) and (rule != "duplicate" or index.flow == "background")
+    }
+    if index.ends_file and index.file_size is not None:
+        left = index.file_size - index.end - index.padding
+        values["bytes behind the end"] = left or None
+    return values
 
 
 def _subsection_versions(stream: Stream) -> dict[str, Any]:

@@ -49,17 +49,45 @@ def _ram(*records: bytes, size: int = 4, more: str = "") -> bytes:
         ([zero(1, "a")], [], [PAGE]),
         ([data(0, b"x", "a"), data(3, b"y")], [data(3, b"y", "a"), data(0, b"x")], []),
         ([data(0, b"x", "a"), data(3, b"y")], [data(0, b"y", "a"), data(3, b"x")], [0, 3 * PAGE]),
-        ([data(1, b"x", "a"), data(1, b"y")], [data(1, b"y", "a")], []),
     ],
 )
 def test_pages_are_compared_by_their_content(
     tmp_path: Path, first: list[bytes], second: list[bytes], pages: list[int]
 ) -> None:
-    """By the last record of each; a page of zeros is one however it is written, and a missing one is none."""
+    """A page of zeros is one however it is written, and a missing one is none."""
     found = _diff(tmp_path, _ram(*first), _ram(*second))
     assert found.pages == ({"a": pages} if pages else {})
     assert (found.total_pages, found.page_size, found.same) == (len(pages), PAGE, not pages)
     assert found.fields == ()
+
+
+@pytest.mark.parametrize(
+    ("second", "path", "value"),
+    [
+        (_ram(zero(1, "a", fill=0x55), data(2, b"y")), "broken rule zero-fill", 1),
+        (_ram(zero(1, "a"), data(2, b"x"), data(2, b"y")), "broken rule duplicate", 1),
+        (_ram(zero(1, "a"), data(2, b"y")) + b"xy", "bytes behind the end", 2),
+    ],
+)
+def test_what_is_wrong_in_one_file_alone_is_a_difference(
+    tmp_path: Path, second: bytes, path: str, value: object
+) -> None:
+    """Pages are compared by the last record of each and zero pages as zeros, so they show none of it."""
+    first = _ram(zero(1, "a"), data(2, b"y"))
+    found = _diff(tmp_path, first, second)
+    assert (found.pages, found.same) == ({}, False)
+    assert found.stream == (FieldChange(path, None, value),)
+    assert _diff(tmp_path, second, second).same
+
+
+def test_pages_that_an_ordinary_save_has_twice_are_no_difference(tmp_path: Path) -> None:
+    """A guest that runs writes to them again; the last record of each is what it is restored with."""
+    ended = b"\3" + struct.pack(">IQ", 2, 0x10) + b"\x7e" + struct.pack(">I", 2)
+    once, twice = (
+        _ram(*records).replace(end(), ended + end())
+        for records in ([data(1, b"y", "a")], [data(1, b"x", "a"), data(1, b"y")])
+    )
+    assert _diff(tmp_path, once, twice).same
 
 
 def test_blocks_of_one_file_or_of_another_length_are_named(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from harness.codes import Code
 from harness.errors import SetupBroken
 from tests_unit.support import tiny_stream as tiny
-from tests_unit.support.native_core import built_core, use_core
+from tests_unit.support.native_core import NUMPY, built_core, use_core
 from tests_unit.support.synthetic_stream import Guest, Writer
 from tests_unit.support.tiny_stream import PAGE, data, ram_part, ram_start
 from validators.native import library
@@ -23,6 +25,7 @@ from validators.vmstate.pages import PageReader
 from validators.vmstate.stream import open_source, read_index
 from validators.vmstate.stream import records as stream_records
 from validators.vmstate.stream.following import Follower
+from validators.vmstate.stream.format import StreamError
 from validators.vmstate.stream.index import Block
 from validators.vmstate.stream.source import FileSource
 
@@ -151,6 +154,68 @@ def test_a_window_that_cannot_be_read_any_more(tmp_path: Path, monkeypatch: pyte
     index = _index_of_changed(path)
     assert index.damage is not None
     assert index.damage.code is Code.TRUNCATED_SHRANK
+
+
+_SHRINKING = """
+import os, sys
+import numpy as np
+from pathlib import Path
+from validators.native.library import native_core
+from validators.vmstate.stream.source import FileSource
+assert native_core() is not None
+source = FileSource(os.open(sys.argv[1], os.O_RDONLY), Path(sys.argv[1]))
+view = source.view(0, source.size)
+os.truncate(sys.argv[1], 0)
+print(sum(view))
+"""
+
+
+def test_python_does_not_go_on_with_a_window_that_is_gone(tmp_path: Path) -> None:
+    """It reads some words of the mapping itself; the process says why it ends, and is no crash."""
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(PAGE))
+    ended = subprocess.run(
+        [sys.executable, "-c", _SHRINKING, str(path)], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("snapproof: A file became shorter while it was read")
+
+
+def test_the_stack_may_be_small(tmp_path: Path) -> None:
+    """The buffers of the core are not on it."""
+    path = tmp_path / "file"
+    path.write_bytes(_stream(*range(_PAGES)))
+    command = 'ulimit -s 512 && exec "$0" -m snapproof.cli.command check "$1"'
+    ended = subprocess.run(
+        ["sh", "-c", command, sys.executable, str(path)], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode in (0, 1), ended.stderr) == (True, "")
+
+
+def test_a_page_of_the_agent_that_is_gone(tmp_path: Path) -> None:
+    """Special pages are read once more, when the file may have become shorter."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(PAGE + 7))
+    descriptor = os.open(path, os.O_RDONLY)
+    source = FileSource(descriptor, path)
+    assert len(source.read_whole(7, PAGE)) == PAGE
+    os.truncate(path, PAGE)
+    with pytest.raises(StreamError) as caught:
+        source.read_whole(7, PAGE)
+    os.close(descriptor)
+    assert caught.value.code is Code.TRUNCATED_SHRANK
+
+
+def test_without_the_core_nothing_is_read_in_a_mapping(tmp_path: Path) -> None:
+    """Nothing could go on behind a SIGBUS there."""
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(PAGE))
+    with use_core(NUMPY):
+        descriptor = os.open(path, os.O_RDONLY)
+        view = FileSource(descriptor, path).view(0, PAGE)
+        os.truncate(path, 0)
+        assert any(view)
+        os.close(descriptor)
 
 
 def _index_of_changed(path: Path) -> Any:

@@ -128,6 +128,19 @@ def test_words_that_are_no_record_end_the_reading(tmp_path: Path, flags: int, co
     assert (index.blocks[0].page_source[1] != 0) == bool(before)
 
 
+@pytest.mark.parametrize("flag", [fmt.FLAG_EOS, fmt.FLAG_MULTIFD_FLUSH])
+def test_words_of_flags_alone_have_no_offset(tmp_path: Path, flag: int) -> None:
+    """QEMU reads on behind one that has; it writes a constant, so the file is damaged."""
+    start = ram_start(("a", PAGE * 4, b""))
+    for offset in (0, PAGE, 1 << 63):
+        part = zero(1, "a") + struct.pack(">Q", offset | flag)
+        raw = b"\2\0\0\0\2" + part + (b"" if flag == fmt.FLAG_EOS else tiny.EOS) + tiny.footer(2)
+        index = tiny.read(tmp_path, start, raw, end())
+        place = 8 + len(start) + 5 + len(part) - 8
+        assert found_in(index) == ([(Code.PAGE_FLAGS_MEANINGLESS, place)] if offset else [])
+        assert index.damage is None
+
+
 def test_a_record_without_a_block_has_its_place(tmp_path: Path) -> None:
     """Behind words that only flush, which name none."""
     flushes = struct.pack(">Q", fmt.FLAG_MULTIFD_FLUSH) * 3

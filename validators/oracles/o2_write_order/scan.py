@@ -121,7 +121,7 @@ def _picked(reader: PageReader, block: Block) -> Iterator[_Part]:
         return
     for pages, places, heads, intact, others in reader.each_by_core(block, follow_agent(), NAME):
         special = [
-            (page, np.frombuffer(reader.source.read(place, block.page_size), "<u8"))
+            (page, np.frombuffer(reader.source.read_whole(place, block.page_size), "<u8"))
             for page, place in zip(others.tolist(), places.tolist(), strict=True)
         ]
         yield pages, heads, intact, special

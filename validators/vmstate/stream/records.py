@@ -114,8 +114,10 @@ class RamScanner:
             elif flags in (fmt.FLAG_PAGE, fmt.FLAG_ZERO):
                 after = self._named_record(at, word, flags)
             elif flags == fmt.FLAG_EOS:
+                self._require_bare(word, flags, at)
                 return at + 8, True, None
             elif flags == fmt.FLAG_MULTIFD_FLUSH:
+                self._require_bare(word, flags, at)
                 self._count_small(at)
                 after = at + 8
             elif flags == fmt.FLAG_MEM_SIZE:
@@ -130,6 +132,16 @@ class RamScanner:
     def _pass_plain(self, at: int) -> int:
         """Read the plain records from here on in a faster way, if there is one; return the place behind."""
         return at
+
+    def _require_bare(self, word: int, flags: int, at: int) -> None:
+        """Note a word of flags alone that has an offset as well: QEMU writes a constant there."""
+        if word != flags:
+            self._collector.anomaly(
+                Code.PAGE_FLAGS_MEANINGLESS,
+                f"A RAM record of flags alone (0x{flags:x}) has the offset 0x{word - flags:x}, which means "
+                "nothing.",
+                self._base + at,
+            )
 
     def _bad_flags(self, flags: int, offset: int) -> StreamError:
         self._take_noted()

@@ -19,7 +19,7 @@ import numpy as np
 
 from harness.codes import Code
 from harness.errors import SetupBroken, SnapproofError, UsageError
-from validators.native.library import CoreFile
+from validators.native.library import CoreFile, native_core
 from validators.vmstate.stream.format import StreamError
 
 _RELEASE_STEP = 16 << 20
@@ -58,8 +58,9 @@ class Source(Protocol):
 class FileSource:
     """A regular file, read or mapped.
 
-    An access to a mapped page that the disk cannot deliver, or behind the end of a file that shrank, ends the
-    process by SIGBUS. So the mapping is only used where the kernel has said that the bytes are there.
+    An access to a mapped page that the disk cannot deliver, or behind the end of a file that shrank, is a
+    SIGBUS. So the mapping is only used where the kernel has said that the bytes are there, and where the
+    native core turns a SIGBUS, which can still come, into an error (validators/native/guard.c).
 
     Attributes:
         path: its name, for messages.
@@ -99,6 +100,23 @@ class FileSource:
             pieces.append(piece)
         return b"".join(pieces)
 
+    def read_whole(self, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset` of a page that was seen before.
+
+        Raises:
+            StreamError: the file is shorter than when it was opened.
+            SetupBroken: the disk cannot be read.
+        """
+        found = self.read(offset, length)
+        if len(found) < length:
+            raise self._shrank(offset)
+        return found
+
+    def _shrank(self, offset: int) -> StreamError:
+        return StreamError(
+            Code.TRUNCATED_SHRANK, f"The file {self.path} shrank while it was being read.", offset
+        )
+
     def _pread(self, offset: int, length: int) -> bytes:
         try:
             return os.pread(self.descriptor, length, offset)
@@ -120,9 +138,7 @@ class FileSource:
             SetupBroken: the disk cannot be read.
         """
         if os.fstat(self.descriptor).st_size < self.size:
-            raise StreamError(
-                Code.TRUNCATED_SHRANK, f"The file {self.path} shrank while it was being read.", offset
-            )
+            raise self._shrank(offset)
         return self.view(offset, length)
 
     def release(self, offset: int) -> None:
@@ -176,7 +192,11 @@ class FileSource:
         """Map bytes of the file; return whether they can be accessed now.
 
         False before Linux 5.14, which has no such call, and if the disk fails; then read() reports the error.
+        False also without the native core, which alone can survive a file that becomes shorter in between.
         """
+        if native_core() is None:
+            self.populates = False
+            return False
         start = offset - offset % mmap.PAGESIZE
         try:
             self._map.madvise(_MADV_POPULATE_READ, start, offset + length - start)
