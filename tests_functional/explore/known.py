@@ -266,13 +266,13 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F59": _nowhere("no-arguments"),
     "F60": _unconnected,
     "F61": _limited,
-    "F931": _transaction("block-dirty-bitmap-enable"),
-    "F932": _reopens_nothing,
-    "F933": _hub_port_of_peer,
-    "F934": _adds("colo-compare"),
-    "F935": _adds("acpi-generic-initiator"),
-    "F936": _file_refused_early,
-    "F937": _asks_for_properties,
+    "F66": _transaction("block-dirty-bitmap-enable"),
+    "F67": _reopens_nothing,
+    "F68": _hub_port_of_peer,
+    "F69": _adds("colo-compare"),
+    "F70": _adds("acpi-generic-initiator"),
+    "F71": _file_refused_early,
+    "F72": _asks_for_properties,
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 

@@ -107,7 +107,7 @@ def _net(far: FarEnd) -> tuple[str, ...]:
 
 
 # What waits in a disk goes on in a guest that is stopped for its golden image, and an ordinary save may abort
-# QEMU (F48, F911), so that it comes last.
+# QEMU (F48, F64), so that it comes last.
 _CONTROL_LAST = (Flow.LIVE, Flow.STOP_AND_SAVE)
 _WAIT = "requests wait in QEMU and in the guest's RAM"
 _FAILS = "fails while QEMU stops the guest, is in the device's state, and is tried again"
@@ -155,7 +155,7 @@ def _long(bus: DiskBus, plan: disks.Plan) -> StreamKind:
 
 
 def _in_chunks(bus: DiskBus, plan: disks.Plan) -> StreamKind:
-    """Return the same of a SCSI disk that carries out a long request in parts (F911)."""
+    """Return the same of a SCSI disk that carries out a long request in parts (F64)."""
     return replace(_long(bus, plan), flows=_CONTROL_LAST)
 
 

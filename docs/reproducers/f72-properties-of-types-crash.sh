@@ -1,6 +1,6 @@
 #!/bin/sh
-# F937: qom-list-properties of some types ends QEMU.
-# Usage: f937-properties-of-types-crash.sh QEMU
+# F72: qom-list-properties of some types ends QEMU.
+# Usage: f72-properties-of-types-crash.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # The control is the same question about another type.
 set -eu

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F921: an am53c974 of every restored guest has lost the command that it was carrying out.
-# Usage: f921-am53c974-loses-command.py QEMU
+# F65: an am53c974 of every restored guest has lost the command that it was carrying out.
+# Usage: f65-am53c974-loses-command.py QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Takes 20 s. Needs userfaultfd for the background snapshot.
 

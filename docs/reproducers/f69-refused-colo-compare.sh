@@ -1,6 +1,6 @@
 #!/bin/sh
-# F934: an object colo-compare that is refused aborts QEMU, or hangs it.
-# Usage: f934-refused-colo-compare.sh QEMU
+# F69: an object colo-compare that is refused aborts QEMU, or hangs it.
+# Usage: f69-refused-colo-compare.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # The control is a filter that is refused. A QEMU that hangs is killed after 30 s.
 set -eu

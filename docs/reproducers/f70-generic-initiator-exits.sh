@@ -1,6 +1,6 @@
 #!/bin/sh
-# F935: an object acpi-generic-initiator with a node that is too large has QEMU exit.
-# Usage: f935-generic-initiator-exits.sh QEMU
+# F70: an object acpi-generic-initiator with a node that is too large has QEMU exit.
+# Usage: f70-generic-initiator-exits.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # The control is an object of that type with an argument that it does not have, which QEMU refuses.
 set -eu

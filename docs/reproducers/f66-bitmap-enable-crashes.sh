@@ -1,6 +1,6 @@
 #!/bin/sh
-# F931: a transaction that enables a dirty bitmap that there is not crashes QEMU.
-# Usage: f931-bitmap-enable-crashes.sh QEMU
+# F66: a transaction that enables a dirty bitmap that there is not crashes QEMU.
+# Usage: f66-bitmap-enable-crashes.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # The control is a transaction that disables the same bitmap, which QEMU refuses.
 set -eu

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F911: a SCSI disk of a stopped guest goes on with a long request, which a background snapshot loses.
-# Usage: f911-scsi-disk-goes-on-after-stop.py QEMU
+# F64: a SCSI disk of a stopped guest goes on with a long request, which a background snapshot loses.
+# Usage: f64-scsi-disk-goes-on-after-stop.py QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Takes 60 s. Needs userfaultfd for the background snapshots.
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# F932: a blockdev-reopen of no block node at all aborts QEMU.
-# Usage: f932-reopen-nothing-aborts.sh QEMU
+# F67: a blockdev-reopen of no block node at all aborts QEMU.
+# Usage: f67-reopen-nothing-aborts.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # The control is a blockdev-reopen of a node that there is not, which QEMU refuses.
 set -eu

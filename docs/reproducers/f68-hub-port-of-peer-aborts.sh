@@ -1,6 +1,6 @@
 #!/bin/sh
-# F933: a hub port for a network backend that a network card has already aborts QEMU.
-# Usage: f933-hub-port-of-peer-aborts.sh QEMU
+# F68: a hub port for a network backend that a network card has already aborts QEMU.
+# Usage: f68-hub-port-of-peer-aborts.sh QEMU
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 # The control is a hub port for a backend that there is not, which QEMU refuses.
 set -eu

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# F936: a blockdev-add that QEMU refuses closes its descriptor 0, and the next save to a command is lost.
-# Usage: f936-refused-file-closes-stdin.py QEMU [migration]
+# F71: a blockdev-add that QEMU refuses closes its descriptor 0, and the next save to a command is lost.
+# Usage: f71-refused-file-closes-stdin.py QEMU [migration]
 # Exit code: 1 the defect shows, 0 it does not, 2 not applicable, 3 this script or QEMU did not work.
 """Save a guest to a command by a background snapshot, before and after a file was refused.
 
