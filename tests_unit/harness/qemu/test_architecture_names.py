@@ -43,7 +43,7 @@ _NAMES = {name for entry in ARCHITECTURES for name in (entry.name, entry.debian,
 _NAMES |= {"x86-64", "riscv64", "ppc64", "ppc64el", "ppc64le", "s390x", "loongarch64", "loong64"}
 _ARCHITECTURE = re.compile(
     "|".join(rf"(?<![a-z0-9]){re.escape(name)}(?![a-z0-9_])" for name in sorted(_NAMES))
-    + r"|x86_64|aarch64|(?<![a-z0-9])i[3-6]86|bzImage|qemu-system-[a-z0-9]"
+    + r"|x86_64|aarch64|(?<![a-z0-9])i[3-6]86|bzImage|qemu-system-(?!modules-)[a-z0-9]"
 )
 _RAM_BLOCKS = {re.escape(machine.ram_block) for machine in MACHINE_TYPES}
 _CONSOLE_OR_MACHINE = re.compile(
