@@ -21,7 +21,13 @@ _WRONG = [_SAVING, Model(run_state=PAUSED), Model(writers=Writers.GONE)]
 @pytest.fixture
 def child() -> Iterator[subprocess.Popen[bytes]]:
     """A process that stands in for QEMU."""
-    with subprocess.Popen(["sleep", "60"]) as process:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        # While a program starts, it has files open for a moment, such as its libraries.
+        process.stdin.write(b"started\n")
+        process.stdin.flush()
+        process.stdout.readline()
         yield process
         process.kill()
 
