@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.deadline import more_patience, patience
 from harness.errors import NoSubject
 from harness.hosts.local import local_facts
+from harness.plural import counted
 from harness.status import EXIT_FAIL, Status
 from snapproof.cli.options import run_options
 from snapproof.cli.verdict_text import outcome_lines, result_line
@@ -210,10 +211,10 @@ def _print(result: RunResult, folder: Path, legs: Sequence[Leg]) -> None:
     totals = result.totals()
     if totals["snapshots_proven"]:
         print(
-            f"Proven:  {totals['snapshots_proven']:,} snapshots, "
-            f"{totals['pages_compared_with_golden']:,} pages compared with golden images, "
-            f"{totals['agent_pages_verified_offline']:,} agent pages verified, "
-            f"{totals['pages_written_during_saves']:,} pages written while RAM was saved"
+            f"Proven:  {counted(totals['snapshots_proven'], 'snapshot')}, "
+            f"{counted(totals['pages_compared_with_golden'], 'page')} compared with golden images, "
+            f"{counted(totals['agent_pages_verified_offline'], 'agent page')} verified, "
+            f"{counted(totals['pages_written_during_saves'], 'page')} written while RAM was saved"
         )
     print(_closing_line(result))
     sys.stdout.flush()

@@ -19,6 +19,7 @@ _ROOT = Path(__file__).parents[2]
 # The files that the tests need. They run with Python 3.9 and nothing else.
 _CARRIED = (
     "harness/__init__.py",
+    "harness/plural.py",
     "harness/linux/__init__.py",
     "harness/linux/kernel_log.py",
     "harness/userfaultfd/*.py",

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.plural import counted
+
 from ..run import host_facts
 from ..splats import KernelLog
 from .coverage import Reached
@@ -125,8 +127,8 @@ class Campaign:
         new = sum(not one.known for one in self.findings.values())
         said = ", ".join(f"{name} {times}x" for name, times in sorted(self.known.items()))
         return (
-            f"{self.lists} lists, {self.checked:,} pages compared, {len(self.coverage.seen)} things reached, "
-            f"{new} causes"
+            f"{counted(self.lists, 'list')}, {counted(self.checked, 'page')} compared, "
+            f"{counted(len(self.coverage.seen), 'thing')} reached, {counted(new, 'cause')}"
             f"{f', known issues {said}' if said else ''}"
             f"{f', {sum(self.errors.values())} without a verdict' if self.errors else ''}"
         )
