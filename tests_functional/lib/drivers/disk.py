@@ -98,6 +98,14 @@ class RequestFailed(SetupBroken):
         self.answered = status
 
 
+class AnsweredTwice(SetupBroken):
+    """A disk answers a request that it has answered, or was not told of."""
+
+    def __init__(self, what: str, request: int) -> None:
+        """Name the disk and the request."""
+        super().__init__(f"The guest's {what} answers request {request} again, or was not told of it.")
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the disk answers.
@@ -208,7 +216,8 @@ def carry_out(driver: DiskDriver, requests: Sequence[int], what: str, deadline: 
         deadline: for all of it.
 
     Raises:
-        DeadlineExpired: it has not in time. RequestFailed: a request failed.
+        DeadlineExpired: it has not in time. RequestFailed: a request failed. AnsweredTwice: one was answered
+            again, or had not been told.
     """
     for first in range(0, len(requests), driver.at_once):
         some = requests[first : first + driver.at_once]
@@ -218,9 +227,11 @@ def carry_out(driver: DiskDriver, requests: Sequence[int], what: str, deadline: 
 
         def done(missing: set[int] = missing) -> bool:
             for answer in driver.answers():
+                if answer.request not in missing:
+                    raise AnsweredTwice(what, answer.request)
                 if answer.status:
                     raise RequestFailed(what, answer.status)
-                missing.discard(answer.request)
+                missing.remove(answer.request)
             return not missing
 
         deadline.wait_for(done, f"The answer of the guest's {what}", interval=_POLL_SECONDS)
