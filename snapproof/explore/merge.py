@@ -83,12 +83,13 @@ def merge_campaigns(
     """
     require_alike(parts)
     summaries = [part.summary for part in parts]
+    jobs = [*jobs, *_earlier_jobs(parts)]
     merged: dict[str, Any] = {
         "version": 1,
         "environment": _shared([summary["environment"] for summary in summaries]),
         "seeds": [seed for summary in summaries for seed in summary["seeds"]],
         "state": _state(summaries),
-        **({"jobs": list(jobs)} if jobs else {}),
+        **({"jobs": jobs} if jobs else {}),
         "started": min(summary["started"] for summary in summaries),
         **{name: sum(summary[name] for summary in summaries) for name in _SUMMED},
         "without_verdict": [why for summary in summaries for why in summary["without_verdict"]],
@@ -131,6 +132,15 @@ def require_alike(parts: Sequence[Part]) -> None:
     twice = [str(seed) for seed, times in seeds.items() if times > 1]
     if twice:
         raise UsageError(f"Seed {twice[0]} is in two of the campaigns: the same lists would count twice.")
+
+
+def _earlier_jobs(parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """Return how the jobs of parts that were merged before ended; their folders are not in the output."""
+    return [
+        {**job, "folder": f"{number}-{job['folder']}", "log": str(part.folder / job["log"]), "kept": False}
+        for number, part in enumerate(parts, 1)
+        for job in part.summary.get("jobs", ())
+    ]
 
 
 def _state(summaries: Sequence[Mapping[str, Any]]) -> str:

@@ -221,6 +221,19 @@ def test_unmerged_campaigns_are_merged_by_their_folder(
     assert json.loads((output / "results.json").read_text())["exit_code"] == 2
 
 
+def test_a_job_that_failed_is_told_after_another_merge(tmp_path: Path) -> None:
+    """A merge of merged campaigns is no PASS either, and has a test for each of both jobs."""
+    for name, seed in (("one", 1), ("two", 2)):
+        ended = {"folder": "job-1", "exit_code": 2, "log": "job-1.log", "kept": True}
+        _part(tmp_path / name, _summary(seed, findings=[], jobs=[ended]), [])
+    output = tmp_path / "out"
+    words = [str(tmp_path / name) for name in ("one", "two")]
+    assert main(["report", "merge", *words, "--output", str(output)]) == 2
+    tests = {one["name"]: one for one in json.loads((output / "results.json").read_text())["tests"]}
+    assert f"'{tmp_path}/two/job-1.log' says why" in tests["explore.2-job-1"]["sentence"]
+    assert tests["explore.1-job-1"]["folder"] == ""
+
+
 def test_campaigns_of_the_kernel_are_told_from_those_of_qemu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
