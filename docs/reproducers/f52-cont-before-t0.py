@@ -21,7 +21,7 @@ from pathlib import Path
 
 SECONDS = 20
 SAVES, CONTS = 12, 5
-sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(3))
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), FOLDER.cleanup(), os._exit(3))
 FOLDER = tempfile.TemporaryDirectory(dir="/var/tmp")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 SECONDS = 20
 CONTENT_BYTES = 8 << 20
-sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(3))
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), FOLDER.cleanup(), os._exit(3))
 # A file system in memory, of which alone the kernel protects a shared file.
 FOLDER = tempfile.TemporaryDirectory(dir="/dev/shm")
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 SECONDS = 20
-sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(3))
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), FOLDER.cleanup(), os._exit(3))
 FOLDER = tempfile.TemporaryDirectory(dir="/var/tmp")
 IMAGE = Path(FOLDER.name, "image.qcow2")
 CLUSTER = 1 << 16

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 TIMES = 3
-sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(3))
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), FOLDER.cleanup(), os._exit(3))
 FOLDER = tempfile.TemporaryDirectory(dir="/var/tmp")
 FILE = Path(FOLDER.name, "vmstate")
 DESCRIPTOR = os.open(FILE, os.O_WRONLY | os.O_CREAT)

@@ -17,7 +17,7 @@ import tempfile
 import time
 
 SECONDS = 15
-sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(3))
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), FOLDER.cleanup(), os._exit(3))
 FOLDER = tempfile.TemporaryDirectory(dir="/var/tmp")
 SNAPSHOT = "migration" not in sys.argv[2:]
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 SECONDS = 15
-sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(3))
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), FOLDER.cleanup(), os._exit(3))
 FOLDER = tempfile.TemporaryDirectory(dir="/var/tmp")
 SNAPSHOT = "migration" not in sys.argv[2:]
 CONTENT = Path(FOLDER.name, "content")

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 TIMES, RUNNING_SECONDS, SECONDS = 4, 5, 30
-sys.excepthook = lambda *error: (sys.__excepthook__(*error), os._exit(3))
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), FOLDER.cleanup(), os._exit(3))
 FOLDER = tempfile.TemporaryDirectory(dir="/var/tmp")
 DISK, STREAM = Path(FOLDER.name, "disk"), Path(FOLDER.name, "vmstate")
 COUNT, PAGES, PAGE, COPIES = 0x10000, 64, 0x1000, 0x20000

@@ -63,6 +63,11 @@ def _asleep(steps: StepList) -> bool:
     return any(step.kind == "sleep" for step in steps.steps)
 
 
+def _saves_devices_asleep(steps: StepList) -> bool:
+    """A guest sleeps, and the state of its devices is saved as for Xen."""
+    return _asleep(steps) and _gives("xen-save-devices-state")(steps)
+
+
 def _mode(steps: StepList) -> bool:
     """The parameter `mode` is set."""
     return any(
@@ -273,6 +278,8 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F70": _adds("acpi-generic-initiator"),
     "F71": _file_refused_early,
     "F72": _asks_for_properties,
+    "F73": _adds("filter-dump"),
+    "F74": _saves_devices_asleep,
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 
