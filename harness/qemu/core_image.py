@@ -8,13 +8,13 @@ that is hidden from them at that moment (behind a display card's window, or belo
 from __future__ import annotations
 
 import os
-import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.deadline import Deadline
+from harness.elf_core import BadCore, Segment, core_segments
 from harness.errors import SetupBroken
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.machine import Machine
@@ -28,25 +28,6 @@ _CHUNK_BYTES = 1 << 20
 _POLL_SECONDS = 0.02
 # QEMU 7.2 to 11.1 dump/dump.c, qmp_dump_guest_memory(): "... disabled: dump-guest-memory in progress".
 _BLOCKER = "dump-guest-memory"
-# System V ABI, ELF header and program header; Linux include/uapi/linux/elf.h.
-_MAGIC = b"\x7fELF"
-_CLASS_64, _LITTLE = 2, 1
-_LOAD, _MANY = 1, 0xFFFF
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A piece of guest-physical memory in a core.
-
-    Attributes:
-        address: guest-physical address of its first byte.
-        size: in bytes.
-        file_offset: of its first byte in the core.
-    """
-
-    address: int
-    size: int
-    file_offset: int
 
 
 @dataclass(frozen=True)
@@ -127,31 +108,13 @@ def read_segments(path: Path) -> tuple[Segment, ...]:
     Raises:
         SetupBroken: it is no core, or is cut.
     """
-    size = path.stat().st_size
-    with path.open("rb") as core:
-        ident = core.read(64).ljust(64, b"\0")
-        if not ident.startswith(_MAGIC):
-            raise SetupBroken(f"'{path}', QEMU's dump of guest memory, is no ELF core.")
-        wide, order = ident[4] == _CLASS_64, "<" if ident[5] == _LITTLE else ">"
-        # e_phoff, e_phentsize and e_phnum.
-        (table,) = struct.unpack_from(f"{order}{'Q' if wide else 'I'}", ident, 32 if wide else 28)
-        entry_bytes, count = struct.unpack_from(f"{order}HH", ident, 54 if wide else 42)
-        entry = struct.Struct(f"{order}IIQQQQ" if wide else f"{order}IIIII")
-        if count == _MANY or entry_bytes < entry.size or table + count * entry_bytes > size:
-            raise SetupBroken(f"'{path}', QEMU's dump of guest memory, has no table of segments.")
-        core.seek(table)
-        entries = core.read(count * entry_bytes)
-    found = []
-    for number in range(count):
-        fields = entry.unpack_from(entries, number * entry_bytes)
-        if fields[0] != _LOAD:
-            continue
-        # 64: type, flags, offset, vaddr, paddr, filesz; 32: type, offset, vaddr, paddr, filesz.
-        offset, address, length = (fields[2], fields[4], fields[5]) if wide else (fields[1], *fields[3:5])
-        if offset + length > size:
-            raise SetupBroken(f"'{path}', QEMU's dump of guest memory, was cut; was the disk full?")
-        found.append(Segment(address, length, offset))
-    return tuple(found)
+    with path.open("rb", buffering=0) as core:
+        file = core.fileno()
+        try:
+            return core_segments(lambda at, length: os.pread(file, length, at), os.fstat(file).st_size)
+        except BadCore as error:
+            full = "; was the disk full?" if error.cut else "."
+            raise SetupBroken(f"'{path}', QEMU's dump of guest memory, {error}{full}") from error
 
 
 def pieces_of(block: RamBlock, places: Sequence[Place], segments: Sequence[Segment]) -> list[Piece]:

@@ -1,9 +1,9 @@
-"""Makes small ELF files for tests: shared objects with NEEDED entries, kernel modules with modinfo."""
+"""Makes small ELF files for tests: shared objects with NEEDED entries, kernel modules with modinfo, cores."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 # By bits: size of the file's header, form of a section's and of a dynamic entry.
 _HEADER_BYTES = {32: 52, 64: 64}
@@ -48,3 +48,21 @@ def kernel_module(**info: str) -> bytes:
 
 def _modinfo(info: Mapping[str, str]) -> bytes:
     return b"".join(f"{key}={value}".encode() + b"\0" for key, value in info.items())
+
+
+def elf_core(segments: Sequence[tuple[int, bytes]], *, wide: bool = True, order: str = "<") -> bytes:
+    """Return an ELF core of segments, each an address and its content, behind a note."""
+    head, entry = (64, 56) if wide else (52, 32)
+    ident = b"\x7fELF" + bytes([2 if wide else 1, 1 if order == "<" else 2, 1]) + bytes(9)
+    counts = struct.pack(f"{order}HHHHHH", head, entry, len(segments) + 1, 0, 0, 0)
+    middle = struct.pack(f"{order}HHI{'QQQ' if wide else 'III'}I", 4, 62, 1, 0, head, 0, 0)
+    table, body = b"", b""
+    start = head + entry * (len(segments) + 1)
+    for kind, address, content in [(4, 0, b"note"), *((1, *one) for one in segments)]:
+        at = start + len(body)
+        size = len(content)
+        place = (0, at, 0, address, size, size, 0) if wide else (at, 0, address, size, size, 0, 0)
+        fields = (kind, *place)
+        table += struct.pack(f"{order}{'IIQQQQQQ' if wide else 'IIIIIIII'}", *fields)
+        body += content
+    return ident + middle + counts + table + body
