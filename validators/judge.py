@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from harness.codes import Code
 from harness.errors import UsageError
 from harness.status import Status
+from validators.checks import skipped
 from validators.native.library import native_core
 from validators.oracles.o2_write_order.scan import NAME as WRITE_ORDER
 from validators.oracles.o2_write_order.scan import follow_agent
-from validators.oracles.o2_write_order.write_order import check_write_order
+from validators.oracles.o2_write_order.write_order import NO_AGENT, check_write_order
 from validators.oracles.o4_structure.structure import check_structure
 from validators.verdict import CheckResult, Tally, Verdict, Violation
 from validators.vmstate.containers.container import Container
@@ -25,22 +26,28 @@ from validators.vmstate.facts import describe
 from validators.vmstate.memory_map import machine_map
 from validators.vmstate.pages import PageReader
 from validators.vmstate.progress import Progress, WatchedSource
+from validators.vmstate.ram_image import begins_as_core, index_of_image
 from validators.vmstate.stream.following import Follower
 from validators.vmstate.stream.format import LEAST_RECORD_BYTES, MAX_PAGES, StreamError
 from validators.vmstate.stream.index import SnapshotIndex
 from validators.vmstate.stream.reader import read_index
-from validators.vmstate.stream.source import PipeSource
+from validators.vmstate.stream.source import PipeSource, open_source
 from validators.vmstate.virtio_mem import has_virtio_mem, unplugged_pages
 
 if TYPE_CHECKING:
     from validators.oracles.o1_golden.golden import GoldenFiles
 
+_NOT_JUDGED = (
+    "The file has guest RAM and no vmstate stream: the state of devices, memory that is not the agent's, and "
+    "whether all of RAM is there were not judged."
+)
+
 
 def check_file(
     path: Path, *, golden: Path | None = None, offset: int = 0, snapshot: str = "",
-    agent_ran: bool = False, progress: Progress | None = None,
+    agent_ran: bool = False, raw: bool = False, progress: Progress | None = None,
 ) -> Verdict:  # fmt: skip
-    """Judge the vmstate stream at `offset` of a file by every oracle that applies to a file.
+    """Judge the vmstate stream or RAM image at `offset` of a file by every oracle that applies to a file.
 
     Args:
         path: the file; "-" (standard input) or a pipe is judged by structure alone.
@@ -48,19 +55,27 @@ def check_file(
         offset: byte offset of the stream, or of its container, in the file.
         snapshot: internal snapshot of a qcow2 image, "" for the only one.
         agent_ran: an agent is known to have run at T0: no page is what is left of one that had gone.
+        raw: the file is guest RAM alone, as a flat image; an ELF core is known by its content.
         progress: called with the name of a stage, bytes done and bytes in all, every 16 MiB.
 
     Raises:
-        UsageError: there is no vmstate stream there, it is larger than we read, it changed meanwhile, or the
-            golden image cannot be used.
+        UsageError: there is no vmstate stream or RAM image there, it is larger than we read, it changed
+            meanwhile, or the golden image cannot be used.
     """
     if str(path) == "-" or (path.exists() and not stat.S_ISREG(path.stat().st_mode) and not path.is_dir()):
-        if golden is not None or offset or snapshot:
+        if golden is not None or offset or snapshot or raw:
             raise UsageError(
                 "A pipe is checked from its start and by its structure alone; with a golden image, an "
-                "offset or a snapshot's name give a file."
+                "offset, a snapshot's name or --raw give a file."
             )
         return _check_pipe(path)
+    if raw or begins_as_core(path, offset):
+        if golden is not None or snapshot:
+            raise UsageError(
+                f"'{path}' is checked as a RAM image, of which neither a golden image nor a snapshot's name "
+                "is taken; leave out --golden and --snapshot."
+            )
+        return _check_image(path, offset, raw, agent_ran, progress or _silent)
     with ExitStack() as stack:
         opened = stack.enter_context(open_stream(path, offset, snapshot))
         offset = opened.start
@@ -93,6 +108,31 @@ def check_file(
         if opened.containers:
             checks.insert(0, _judge_containers(opened.containers))
         return _verdict(checks, index, opened.containers)
+
+
+def _check_image(path: Path, offset: int, raw: bool, agent_ran: bool, progress: Progress) -> Verdict:
+    """Judge guest RAM without a stream: by the write order alone.
+
+    Raises:
+        UsageError: it cannot be read, or has no agent page, so that nothing in it can be judged.
+    """
+    with open_source(path) as opened:
+        source = WatchedSource(opened.descriptor, path, progress)
+        index, facts = index_of_image(source, offset, raw)
+        source.begin(WRITE_ORDER, offset, index.records["page"] * index.page_size)
+        reader = PageReader(source, index)
+        order = _guarded(lambda: check_write_order(reader, agent_ran), WRITE_ORDER, index)
+        source.finish()
+        if order.reason == NO_AGENT:
+            raise UsageError(
+                f"'{path}' has no page of snapproof's agent at a multiple of {index.page_size} bytes from "
+                "the start of its RAM, so nothing in it can be judged. Either no agent was in the guest, or "
+                "RAM begins at another --offset, or the file is compressed."
+            )
+        facts["agent pages judged"] = order.facts.get("pages verified", 0)
+        lengths = {block.idstr: block.used_length for block in index.blocks}
+        checks = [skipped("structure", "What a vmstate stream has besides agent pages.", _NOT_JUDGED), order]
+        return Verdict(tuple(_with_addresses(checks, index)), facts, lengths)
 
 
 def _follower(image: GoldenFiles | None) -> Follower | None:

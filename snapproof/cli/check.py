@@ -26,6 +26,8 @@ _STDIN = Path("-")
 def check(arguments: argparse.Namespace) -> int:
     """Judge the file, or all files of a folder, print the verdict, and return its exit code."""
     path: Path = arguments.file
+    if arguments.raw and (path.is_dir() or arguments.extract):
+        raise UsageError("--raw is for one file, and has no stream to extract from; leave out --raw.")
     if path.is_dir():
         from snapproof.cli.vmstate_folder import check_folder
 
@@ -54,6 +56,7 @@ def _judge(path: Path, arguments: argparse.Namespace) -> Verdict:
                 offset=arguments.offset,
                 snapshot=arguments.snapshot,
                 agent_ran=arguments.agent_ran,
+                raw=arguments.raw,
                 progress=bar.update if big else None,
             )
     except OSError as error:

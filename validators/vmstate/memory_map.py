@@ -16,6 +16,7 @@ from validators.vmstate.stream.index import SnapshotIndex
 
 _NOT_RAM = ("vga", "rom", "bios", "flash", "acpi", "etc/", ".pci", "vram", "fw_cfg")
 _MOST_REGIONS = 64
+_OF_CORE = "addresses in the ELF core"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,13 @@ class MemoryMap:
 
 
 def machine_map(index: SnapshotIndex) -> MemoryMap | None:
-    """Return the map that the machine type implies, None if none is known for it."""
+    """Return the map that the machine type implies or an ELF core has, None if none is known."""
+    if index.is_image:
+        placed = enumerate(index.blocks)
+        regions = [
+            Region(block.gpa, block.used_length, at, 0) for at, block in placed if block.gpa is not None
+        ]
+        return MemoryMap(_OF_CORE, regions) if regions else None
     machine_type = type_of_machine(index)
     if machine_type is None:
         return None

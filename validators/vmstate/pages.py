@@ -19,7 +19,7 @@ from harness.errors import SetupBroken
 from validators.native.library import PageNotRead
 from validators.vmstate.stream.following import Follower, PageWork
 from validators.vmstate.stream.format import StreamError
-from validators.vmstate.stream.index import Block, SnapshotIndex
+from validators.vmstate.stream.index import MISSING, Block, SnapshotIndex
 from validators.vmstate.stream.source import FileSource
 from validators.vmstate.workers import spread
 
@@ -187,8 +187,10 @@ class PageReader:
     def _regions(self, block: Block) -> Iterator[tuple[Numbers, Numbers]]:
         """Yield numbers and file offsets of a block's pages with data, in file order."""
         region = max(_REGION_BYTES, self.source.size // _MAX_REGIONS + 1)
+        # Offset 0 stands for a page that a stream does not have.
+        least = 0 if self.index.is_image else MISSING + 1
         for start in range(0, self.source.size, region):
-            pages, places = _pages_in(block, max(1, start), start + region)
+            pages, places = _pages_in(block, max(least, start), start + region)
             if not (places[1:] > places[:-1]).all():
                 order = np.argsort(places, kind="stable")
                 pages, places = pages[order], places[order]
@@ -198,7 +200,7 @@ class PageReader:
         size = block.page_size
         for pages, places in self._regions(block):
             # The least spacing of pages: k pages that span k - 1 times this are evenly spaced.
-            closest = size if self.index.mapped else size + 8
+            closest = size if self.index.mapped or self.index.is_image else size + 8
             for span, stride in _spans(size, closest, places):
                 yield _Span(size, pages[span], places[span], stride)
 
@@ -215,10 +217,12 @@ class PageReader:
 
     def page(self, block: Block, number: int) -> bytes | None:
         """Return the content of one page, zeros for a zero page, None if the file has none."""
-        place = int(block.page_source[number]) if 0 <= number < block.pages else 0
+        if not 0 <= number < block.pages:
+            return None
+        place = int(block.page_source[number])
         if place < 0:
             return bytes(block.page_size)
-        if place == 0:
+        if place == MISSING and not self.index.is_image:
             return None
         return self.source.read(place, block.page_size)
 

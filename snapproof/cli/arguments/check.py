@@ -26,8 +26,10 @@ def add_parser(commands: Any, summary: str) -> None:
             "check vmstate",
             "check vmstate --golden golden/ --map bad-pages.svg --json verdict.json",
             "check - < vmstate                # from a pipe: the structure alone",
+            "check --raw memory.img           # guest RAM that another VMM wrote: the agent's pages",
             "check results/                   # every vmstate file below a folder, a line for each",
-            exit_codes="0 the file passes, 1 it does not, 2 it could not be judged; of a folder the worst",
+            exit_codes="0 the file passes, 1 it does not, 2 it could not be judged, 4 all was "
+            "skipped; of a folder the worst",
             more="docs/check.md says what each check demands.",
         ),
     )
@@ -35,8 +37,8 @@ def add_parser(commands: Any, summary: str) -> None:
         "file",
         type=vmstate_path,
         metavar="FILE",
-        help="file that 'migrate' wrote, or a folder with such files; of a pipe, or '-' for standard input, "
-        "only the structure is checked",
+        help="file that 'migrate' wrote, an ELF core of guest RAM, or a folder with vmstate files; of a "
+        "pipe, or '-' for standard input, only the structure is checked",
     )
     parser.add_argument(
         "--golden",
@@ -49,6 +51,12 @@ def add_parser(commands: Any, summary: str) -> None:
         action="store_true",
         help="the guest's agent ran when the file was saved, so agent pages that others have used, or whose "
         "control page is lost, are wrong and not left by an agent that had gone",
+    )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="FILE is guest RAM alone, a flat image, as 'pmemsave' and other VMMs write it; of it and of an "
+        "ELF core, which needs no option, only the agent's pages are judged",
     )
     add_json_argument(parser, "write the whole verdict there")
     parser.add_argument(

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from guest_images.agent.format import ThreadWord
 from harness.codes import Code
 from snapproof.cli.command import main
 from snapproof.cli.diff import change_text
@@ -119,6 +120,38 @@ def test_a_damaged_file_is_judged_though_it_cannot_be_extracted(
     assert code == 1
     assert "FAIL truncated" in out
     assert "cannot be extracted" in err
+
+
+def test_raw_image(tmp_path: Path, capsys: Capture) -> None:
+    """Its agent pages are counted, and what was not judged is said."""
+    image = tmp_path / "image"
+    image.write_bytes(Guest().ram.astype("<u8").tobytes())
+    code, out, _ = command_outcome(capsys, "check", "--raw", image)
+    assert code == 0 and "agent pages judged: 100\n" in out
+    assert "SKIP structure: The file has guest RAM and no vmstate stream" in out
+    code, _, err = command_outcome(capsys, "check", image)
+    assert code == 2 and "'snapproof check --raw FILE'" in err
+
+
+def test_raw_takes_neither_a_folder_nor_an_extraction(tmp_path: Path, capsys: Capture) -> None:
+    """Both would be passed over without a word."""
+    image = tmp_path / "image"
+    image.write_bytes(Guest().ram.astype("<u8").tobytes())
+    for arguments in ((tmp_path,), (image, "--extract", tmp_path / "out"), ("-",)):
+        code, out, err = command_outcome(capsys, "check", "--raw", *arguments)
+        assert (code, out) == (2, "") and "--raw" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_image_whose_agent_had_gone(tmp_path: Path, capsys: Capture) -> None:
+    """Nothing was judged, so it is no success."""
+    guest = Guest()
+    guest.ram[guest.control_page] = 0
+    guest.ram[[4, 5], ThreadWord.NS_PER_TICK] = 1
+    image = tmp_path / "image"
+    image.write_bytes(guest.ram.astype("<u8").tobytes())
+    code, out, _ = command_outcome(capsys, "check", "--raw", image)
+    assert code == 4 and "agent pages judged: 0\n" in out and f"SKIP: {image}" in out
 
 
 def test_an_interrupted_extraction_leaves_nothing(

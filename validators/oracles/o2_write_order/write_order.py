@@ -35,6 +35,9 @@ _EXPLANATION = "Per agent thread, all pages are those of exactly one moment of i
 # above two thirds, the second is above half of it. So pages from after T0 never overrule a counter from T0.
 _OVERRULE_SHARE = 0.7
 
+NO_AGENT = "There is no agent in this guest."
+"""Why the check is skipped for a file without any page of an agent."""
+
 # More than any guest has vCPUs.
 _MOST_THREADS = 4 << 10
 _BLANK = bytes(PAGE_BYTES)
@@ -104,7 +107,7 @@ def _live_control(scan: AgentScan) -> SpecialPage | None:
 
 def _without_control(reader: PageReader, scan: AgentScan, tally: Tally, agent_ran: bool) -> CheckResult:
     if not scan.threads and not scan.directories and not len(scan.data.page):
-        return tally.skip("There is no agent in this guest.")
+        return tally.skip(NO_AGENT)
     waiting = waiting_agent(reader, scan)
     if waiting is not None:
         block = reader.index.blocks[waiting.block]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from harness.elf_core import is_elf_core
+
 HEAD_BYTES = 0x8800
 """Bytes of a file's beginning that tell what it is; an ISO image says so at 0x8001."""
 
-_ELF_CORE = 4
 _DUMP = "Such a dump has RAM and registers, and no device state: read it with crash, drgn or gdb"
+_CORE = f"'snapproof check' judges the agent's pages in it. {_DUMP}"
 _DISK = "A disk image has no state of a running guest: name the file that 'migrate' or 'virsh save' wrote"
 
 _PIPE = "It is read from a file, and not from a pipe: name the file, or decompress it before the pipe"
@@ -34,15 +36,9 @@ def _at(offset: int, *magics: bytes) -> Callable[[bytes], bool]:
     return lambda head: any(head[offset : offset + len(magic)] == magic for magic in magics)
 
 
-def _is_core(head: bytes) -> bool:
-    if head[:4] != b"\x7fELF" or len(head) < 18:
-        return False
-    return int.from_bytes(head[16:18], "big" if head[5:6] == b"\2" else "little") == _ELF_CORE
-
-
-# ELF: System V ABI, e_type at 16. kdump: makedumpfile's diskdump_mod.h. Disks: QEMU 10.0 block/*.c.
+# kdump: makedumpfile's diskdump_mod.h. Disks: QEMU 10.0 block/*.c.
 _FORMATS = (
-    _Format("an ELF core", _DUMP, _is_core),
+    _Format("an ELF core", _CORE, is_elf_core),
     _Format("an ELF program", "Name the file that 'migrate' wrote", _at(0, b"\x7fELF")),
     _Format("a kdump file", _DUMP, _at(0, b"KDUMP   ", b"makedumpfile")),
     _Format("a qcow2 disk image", _DISK, _at(0, b"QFI\xfb")),
@@ -64,7 +60,8 @@ _FORMATS = (
     _Format("a zip archive", "Unpack it", _at(0, b"PK\3\4")),
 )
 _RAW = (
-    " If it is raw RAM, as 'pmemsave' writes it, it can be the golden image of a vmstate file: "
+    " If it is raw RAM, as 'pmemsave' and other VMMs write it, 'snapproof check --raw FILE' judges the "
+    "agent's pages in it, and it can be the golden image of a vmstate file: "
     "'snapproof check VMSTATE --golden FILE'."
 )
 

@@ -58,7 +58,8 @@ class Block:
         page_source: int64[pages]; file offset of the data of each page, by its last record; negative for a
             zero page, MISSING for a page that the stream does not have.
         list_offset: file offset of its entry in the block list.
-        gpa: guest-physical address, None if the stream does not say (only x-ignore-shared does).
+        gpa: guest-physical address, None if the file does not say (a stream only with x-ignore-shared, a RAM
+            image if it is an ELF core).
     """
 
     idstr: str
@@ -215,6 +216,8 @@ class SnapshotIndex:
         records: number of page records by kind ("page", "zero").
         ends_file: whether nothing but padding may follow the stream in its file.
         padding: bytes of zeros to the end of the file, if that is padded; else 0.
+        is_image: whether it is of a RAM image and not of a stream: a page can then begin at offset 0, and
+            none is missing.
     """
 
     start: int
@@ -236,6 +239,7 @@ class SnapshotIndex:
     records: Mapping[str, int]
     ends_file: bool = True
     padding: int = 0
+    is_image: bool = False
 
     @property
     def devices(self) -> tuple[Section, ...]:
