@@ -413,6 +413,14 @@ class Code(enum.StrEnum):
     EXTRACTED_RAM_DIFFERS = "extracted-ram.differs", "Extracted RAM is not what QEMU has after a restore."
     EXTRACTED_RAM_NOTHING = "extracted-ram.nothing", "No RAMBlock could be compared."
     CONTAINERS_DIFFER = "containers.differ", "A stream in a container is not judged as the plain file is."
+    RAM_IMAGE_BLAMED = (
+        "ram-image.blamed",
+        "A RAM image of a stopped guest fails, or is not judged; field `image`.",
+    )
+    RAM_IMAGE_EXCUSED = (
+        "ram-image.excused",
+        "A RAM image of many moments does not fail for a page of another one.",
+    )
     REMAINS_BLAMED = (
         "remains.blamed",
         "A right file fails for pages of an agent that had gone; field `way`.",

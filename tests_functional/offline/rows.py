@@ -7,6 +7,7 @@ from tests_functional.lib.profile_row import ANY_GUEST, LINUX, PREMERGE, QUICK_G
 
 _OFFLINE = "offline/test_extract.py:Extraction"
 _GONE_AGENT = "offline/test_gone_agent.py:GoneAgent"
+_RAM_IMAGES = "offline/test_ram_images.py:RamImages"
 _CONTAINERS = "offline/test_containers.py:Containers"
 
 ROWS = (
@@ -30,6 +31,13 @@ ROWS = (
         f"{_CONTAINERS}.test_every_container",
         "users have the stream in qcow2 images, save images of libvirt, volumes and compressed files",
         {"ram_mib": 64, "coverage": 0.2},
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "offline.ram-images",
+        f"{_RAM_IMAGES}.test_ram_images",
+        "other VMMs write guest RAM alone: an ELF core, or a flat file, which is judged by the write order",
+        {"ram_mib": 64, "coverage": 0.2, "guest": QUICK_GUEST},
         kinds=ANY_GUEST,
     ),
     ProfileRow(
