@@ -50,6 +50,14 @@ Disks stay pinned with the argument `pins` false.
 UNPIN = "x-snapproof-unpin"
 """Command to the guard: let go of pinned disks, and change nothing else."""
 
+RESTORE_COPY = "x-snapproof-restore-copy"
+"""Command to the guard: have libvirt restore the save image `image`, paused, within `seconds`; the domain in
+it has the name `name`.
+"""
+
+END_COPY = "x-snapproof-end-copy"
+"""Command to the guard: end that domain; returns whether it was there."""
+
 WENT_ON = "the guest has gone on since it was stopped"
 """Why the guard refuses `migrate`."""
 
@@ -78,12 +86,14 @@ class Order:
         before: what the VM was like, from a guard that was lost, whose work this one takes over; None for a
             guard that looks itself.
         domain: the fields of a `Domain` of libvirt, None for a socket.
+        copy: name of the domain that a guard which was lost may have had restored, "" for none.
     """
 
     socket: str
     max_stop: float
     before: dict[str, Any] | None = None
     domain: dict[str, str] | None = None
+    copy: str = ""
 
     def to_json(self) -> str:
         """Return it as an argument of the guard."""
@@ -109,6 +119,7 @@ class Guard:
         self._descriptors: list[int] = []
         self._told, self._went_on = "", False
         self.ledger = Ledger(Before.look(self.ask) if order.before is None else Before(**order.before))
+        self.ledger.copy = order.copy
         if order.before is not None:
             self.ledger.suspect_everything((DESCRIPTOR_NAME, CORE_NAME))
 
@@ -128,6 +139,8 @@ class Guard:
         except Gone:
             say("QEMU has ended.")
             return False
+        finally:
+            self._end_copy()
         return True
 
     def _finish(self) -> None:
@@ -168,6 +181,23 @@ class Guard:
         except Refused as refusal:
             return {"error": {"class": "GenericError", "desc": str(refusal)}}
         return {"return": {}}
+
+    def _restore_copy(self, name: str, image: str, seconds: float) -> Message:
+        """Have libvirt restore a save image, and return the answer to the command."""
+        if not isinstance(self._monitor, VirshMonitor):
+            return {"error": {"class": "GenericError", "desc": "it is no domain of libvirt"}}
+        self.ledger.copy = name
+        if words := self._monitor.restore(image, seconds):
+            return {"error": {"class": "GenericError", "desc": words}}
+        return {"return": {}}
+
+    def _end_copy(self) -> bool:
+        """End the copy of the domain, if there may be one; return whether it was there."""
+        name, self.ledger.copy = self.ledger.copy, ""
+        if not name or not isinstance(self._monitor, VirshMonitor) or not self._monitor.destroy(name):
+            return False
+        say(f"The domain '{name}' was ended.")
+        return True
 
     def ask(self, command: str, **arguments: Any) -> Any:
         """Run a command of the guard's own, and return its result; pass on what else arrives meanwhile.
@@ -255,6 +285,15 @@ class Guard:
             return
         if name == UNPIN:
             self._answer({**self._unpin(), **own})
+            return
+        if name == RESTORE_COPY:
+            arguments = command.get("arguments") or {}
+            texts = str(arguments["name"]), str(arguments["image"])
+            answer = self._restore_copy(*texts, float(arguments["seconds"]))
+            self._answer({**answer, **own})
+            return
+        if name == END_COPY:
+            self._answer({"return": self._end_copy(), **own})
             return
         if name == "stop":
             self._went_on = False

@@ -85,6 +85,7 @@ class Ledger:
         descriptors: names of descriptors that QEMU was given and has not been told to close.
         pinned: something was begun that pins disks, see `harness.attach.pins`.
         serves: the NBD server was started for that.
+        copy: name of the domain that libvirt was asked to restore a copy as, "" if it was not.
     """
 
     before: Before
@@ -96,6 +97,7 @@ class Ledger:
     descriptors: set[str] = field(default_factory=set)
     pinned: bool = False
     serves: bool = False
+    copy: str = ""
 
     def note(self, command: str, arguments: Mapping[str, Any]) -> None:
         """Take note of a command before it is sent."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from harness.attach.guard import PUT_BACK, QEMU_GONE, UNPIN, Order
+from harness.attach.guard import END_COPY, PUT_BACK, QEMU_GONE, RESTORE_COPY, UNPIN, Order
 from harness.attach.ledger import Before, by_hand
 from harness.attach.monitor import MonitorUnusable
 from harness.attach.process import QemuProcess, option_value, read_process
@@ -59,6 +59,7 @@ class AttachedMachine(MonitoredMachine):
     Attributes:
         before: the VM as it was when the `with` was entered.
         process: the QEMU process, None where it cannot be known.
+        copy: name of the domain that was restored as a copy of this one, "" for none.
     """
 
     before: Before
@@ -76,6 +77,7 @@ class AttachedMachine(MonitoredMachine):
         self.ssh = Endpoint("", 0)
         self.kept_disk: KeptDisk | None = None
         self.process = None
+        self.copy = ""
         self._guard: _Guard | None = None
         self._first: dict[str, Any] | None = None
         self._qmp: QmpSession | None = None
@@ -153,6 +155,26 @@ class AttachedMachine(MonitoredMachine):
     def unpin(self) -> None:
         """Let go of pinned disks; raises CommandRefused if QEMU does not."""
         self.qmp.execute(UNPIN, deadline=Deadline(_PUT_BACK_SECONDS))
+
+    def restore_copy(self, name: str, image: Path, seconds: float) -> None:
+        """Have libvirt restore a save image, which has a domain of that name, paused.
+
+        However this process ends, the guard ends that domain.
+
+        Raises:
+            CommandRefused: libvirt does not, with its words.
+        """
+        # The guard answers after it has ended virsh.
+        limit = Deadline(seconds + _GUARD_SECONDS)
+        arguments = {"name": name, "image": str(image.absolute()), "seconds": seconds}
+        self.copy = name
+        self.qmp.execute(RESTORE_COPY, arguments, limit)
+
+    def end_copy(self) -> bool:
+        """End the domain that `restore_copy` has made; return whether it was there."""
+        was_there = bool(self.qmp.execute(END_COPY, deadline=Deadline(_PUT_BACK_SECONDS)))
+        self.copy = ""
+        return was_there
 
     def by_hand(self) -> str:
         """Return what to type to put the VM back as it was first found."""
@@ -251,7 +273,7 @@ class AttachedMachine(MonitoredMachine):
 
     def _order(self, before: dict[str, Any] | None) -> Order:
         if isinstance(self.way, Domain):
-            return Order("", self.max_stop, before, asdict(self.way))
+            return Order("", self.max_stop, before, asdict(self.way), self.copy)
         return Order(str(self.way.absolute()), self.max_stop, before)
 
     def _take_over(self) -> None:

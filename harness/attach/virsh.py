@@ -30,10 +30,13 @@ EVENTS_LOST = "X_SNAPPROOF_EVENTS_LOST"
 _PIECE = 1 << 16
 _RETRY_SECONDS = 0.5
 _ANSWER_SECONDS = 60.0
+# libvirt may begin to restore a domain just after the virsh that asked for it was killed.
+_LATE_SECONDS = 2.0
 # libvirt 9.0 and 11.3 tools/virsh-domain.c, virshQemuMonitorEventCallback... `event NAME at S.US for domain`.
 _EVENT = re.compile(r"event (?P<name>\S+) at (?P<s>\d+)\.(?P<us>\d+) for domain '.*?': (?P<data>.*)")
 # Its words about a domain that has no QEMU: src/libvirt-domain.c and virshLookupDomain().
-_NO_QEMU = ("domain is not running", "failed to get domain", "Domain not found")
+_NO_DOMAIN = ("failed to get domain", "Domain not found")
+_NO_QEMU = ("domain is not running", *_NO_DOMAIN)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,40 @@ class VirshMonitor:
         if not data:
             raise EOFError
         return self._messages.feed(data)
+
+    def restore(self, image: str, seconds: float) -> str:
+        """Have libvirt restore a save image as a paused domain; return why it does not, "" if it does."""
+        command = self._domain.command("restore", image, "--paused")
+        child = self._started([*_with_us(), *command], subprocess.PIPE)
+        try:
+            _output, errors = child.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+            return f"it has not ended for {seconds:g} s"
+        finally:
+            self._children.discard(child)
+        return _words(errors) if child.returncode else ""
+
+    def destroy(self, name: str) -> bool:
+        """End a domain that may not be there (any more); return whether it was.
+
+        libvirt is asked until it says that there is none: it may be away, or just begin to restore it.
+        """
+        was_there, end = False, time.monotonic() + _LATE_SECONDS
+        while True:
+            try:
+                done = _run(self._domain.command("destroy", name))
+            except (OSError, subprocess.TimeoutExpired):
+                pass
+            else:
+                was_there = was_there or not done.returncode
+                gone = any(words in done.stderr for words in _NO_DOMAIN)
+                if gone and (was_there or time.monotonic() >= end):
+                    return was_there
+                if done.returncode and not gone:
+                    self._say_once(f"libvirt does not end the domain '{name}': {_words(done.stderr)}.")
+            time.sleep(_RETRY_SECONDS)
 
     def close(self) -> None:
         """End all programs that were started."""

@@ -79,6 +79,7 @@ def _prove(arguments: argparse.Namespace) -> int:
         not arguments.no_restore,
         arguments.seconds,
         pin=not arguments.no_pin,
+        through_libvirt=arguments.through_libvirt,
     )
     try:
         outcome = _outcome(arguments, options, place, progress)
@@ -128,6 +129,7 @@ def _command(arguments: argparse.Namespace) -> list[str]:
     words = ["snapproof", "attach", *named]
     words += ["--max-stop", f"{arguments.max_stop:g}", "--seconds", f"{arguments.seconds:g}"]
     words += ["--no-golden"] * arguments.no_golden + ["--no-restore"] * arguments.no_restore
+    words += ["--through-libvirt"] * arguments.through_libvirt
     words += ["--no-pin"] * arguments.no_pin + ["--keep"] * arguments.keep
     if arguments.guest_agent is not None:
         words += ["--guest-agent", *([arguments.guest_agent] if arguments.guest_agent else [])]

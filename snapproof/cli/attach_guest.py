@@ -24,11 +24,13 @@ _SSH_PORT = 22
 
 
 def require_usable(arguments: argparse.Namespace) -> None:
-    """Check the options of the way into the guest.
+    """Check the options of the ways to the VM and into its guest.
 
     Raises:
         UsageError: they do not fit together.
     """
+    if arguments.through_libvirt and arguments.libvirt is None:
+        raise UsageError("--through-libvirt is for a domain of libvirt; name it by --libvirt.")
     if arguments.guest_agent is not None and arguments.ssh is not None:
         raise UsageError("--guest-agent and --ssh are two ways into the guest; give one of them.")
     if arguments.guest_agent == "" and arguments.libvirt is None:

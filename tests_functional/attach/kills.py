@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.attach.guard import PUT_BACK, UNPIN
+from harness.attach.guard import END_COPY, PUT_BACK, RESTORE_COPY, UNPIN
 from harness.attach.machine import AttachedMachine
 from harness.attach.pins import pin_place
 from harness.attach.virsh import Domain
@@ -19,6 +19,7 @@ from harness.deadline import Deadline
 from harness.qemu.qmp import QmpSession
 from tests_functional.attach.look import GoldenWay
 from tests_functional.attach.save import save_attached
+from tests_functional.attach.through_libvirt import restore_through_libvirt
 
 _SAVE_SECONDS = 120.0
 
@@ -81,7 +82,14 @@ PIN_INSTANTS = (
 )
 """The same for a VM with a disk that it can write to, which is pinned."""
 
-ALL_INSTANTS = (*INSTANTS, *PIN_INSTANTS)
+THROUGH_INSTANTS = (
+    Instant(RESTORE_COPY, True),
+    Instant(RESTORE_COPY, True, guard=True),
+    Instant(END_COPY, False),
+)
+"""The same for a domain whose snapshot libvirt restores."""
+
+ALL_INSTANTS = (*INSTANTS, *PIN_INSTANTS, *THROUGH_INSTANTS)
 
 
 def save_and_be_killed(way: Path | Domain, folder: Path, ram_mib: int, number: int) -> None:
@@ -93,7 +101,9 @@ def save_and_be_killed(way: Path | Domain, folder: Path, ram_mib: int, number: i
             os.kill(machine.guard_pid if instant.guard else os.getpid(), signal.SIGKILL)
 
         arm(machine, instant, kill)
-        save_attached(machine, folder, ram_mib, GoldenWay.MEMORY, _SAVE_SECONDS, place)
+        snapshot = save_attached(machine, folder, ram_mib, GoldenWay.MEMORY, _SAVE_SECONDS, place)
+        if instant in THROUGH_INSTANTS:
+            restore_through_libvirt(machine, snapshot, folder, _SAVE_SECONDS)
         machine.unpin()
 
 

@@ -22,7 +22,7 @@ from tests_functional.attach.domains import (
     own_libvirt,
     writing_domain,
 )
-from tests_functional.attach.kills import ALL_INSTANTS, Instant, arm
+from tests_functional.attach.kills import INSTANTS, PIN_INSTANTS, Instant, arm
 from tests_functional.attach.look import look
 from tests_functional.attach.prove import AttachOptions, prove
 from tests_functional.attach.scenario import (
@@ -171,7 +171,7 @@ def killed_in_libvirt(name: str) -> Callable[[Run], Outcome]:
             own_libvirt(run, name, "root", disk.parent) as libvirt,
             writing_domain(run, libvirt, DISK.format(disk=disk)) as guest,
         ):
-            checks = kill_at_each_instant(run, guest.source, guest.domain, ALL_INSTANTS)
+            checks = kill_at_each_instant(run, guest.source, guest.domain, (*INSTANTS, *PIN_INSTANTS))
             checks.append(judge_domain(*said(libvirt)))
         run.discard(run.folder)
         return outcome_of(run, checks, time.monotonic() - begun, "The domain was put back after each kill.")

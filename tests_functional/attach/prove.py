@@ -21,6 +21,7 @@ from tests_functional.attach.guest_writers import GuestWay, GuestWriters, writer
 from tests_functional.attach.look import GoldenWay, Look, look
 from tests_functional.attach.restore import Asked, judge_clone
 from tests_functional.attach.save import AttachedSnapshot, save_attached
+from tests_functional.attach.through_libvirt import restore_through_libvirt
 from tests_functional.attach.vm_state import judge_vm, vm_state
 from tests_functional.lib.build_outcome import build_outcome
 from tests_functional.lib.outcome import Outcome
@@ -60,6 +61,7 @@ class AttachOptions:
         guest: how our agent gets into the guest, None if it is not to write there.
         pin: pin the disks at T0, for the restored guest.
         further: checks of the restored guest, by a shell in it.
+        through_libvirt: have libvirt restore the snapshot, too.
     """
 
     name: str = "attach"
@@ -69,6 +71,7 @@ class AttachOptions:
     guest: GuestWay | None = None
     pin: bool = True
     further: Callable[[GuestShell], list[CheckResult]] | None = None
+    through_libvirt: bool = False
 
 
 def require_fit(found: Look) -> None:
@@ -118,6 +121,11 @@ def prove(
             asked = Asked(writers, verdict.t0, options.further)
             restored, changes = judge_clone(machine, snapshot, folder, Deadline(options.seconds), asked)
             checks += restored
+        if options.through_libvirt:
+            say("Having libvirt restore it beside the domain, paused.")
+            restored, more = restore_through_libvirt(machine, snapshot, folder, options.seconds)
+            checks += restored
+            changes += more
         machine.unpin()
         checks += [*judge_vm(machine, before, mark, folder), *_judge_source(machine, writers)]
     return build_outcome(

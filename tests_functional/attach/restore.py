@@ -22,6 +22,7 @@ from harness.guest.shell import GuestShell
 from harness.qemu import migration
 from harness.qemu.architectures import TARGET_PAGE_BYTES
 from harness.qemu.handed_over import hand_over
+from harness.qemu.machine import Machine
 from harness.qemu.monitor_tables import parse_block_lines
 from harness.qemu.ram import differing_pages, ramblocks
 from harness.qemu.spawned_machine import SpawnedMachine
@@ -104,7 +105,7 @@ def judge_clone(
             begun = time.monotonic()
             state = _load(clone, snapshot.path, deadline)
             checks = [judged("restore", _RESTORE, []), check_run_state(state, snapshot.state)]
-            checks += [_compare(clone, snapshot)]
+            checks += [compare_ram(clone, snapshot)]
             checks += [_go_on(clone, state, deadline)]
             checks += _ask(clone, asked, begun, deadline)
     except (HostTooBusy, MachineryMissing):
@@ -139,7 +140,8 @@ def _load(clone: SpawnedMachine, path: Path, deadline: Deadline) -> str:
     return migration.restore(clone, uri, deadline)
 
 
-def _compare(clone: SpawnedMachine, snapshot: AttachedSnapshot) -> CheckResult:
+def compare_ram(clone: Machine, snapshot: AttachedSnapshot) -> CheckResult:
+    """Compare RAM of a restored guest that has not gone on with the golden image."""
     if snapshot.golden is None:
         return skipped("restored-ram", _RAM, "There is no golden image.")
     tally = Tally("restored-ram", _RAM)

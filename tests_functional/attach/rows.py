@@ -104,6 +104,22 @@ ROWS = (
         kinds=ANY_GUEST,
     ),
     ProfileRow(
+        "attach.libvirt-through",
+        f"{_ATTACH}.test_libvirt_through",
+        "users restore by virsh; a file that only a QEMU of our own takes is none for them",
+        {**_LIBVIRT_GUEST, "libvirt": "debian-13", "user": "libvirt-qemu"},
+        seconds=600,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "attach.libvirt-through-9",
+        f"{_ATTACH}.test_libvirt_through",
+        "the same with libvirt 9.0 of long-lived hosts",
+        {**_LIBVIRT_GUEST, "libvirt": "debian-12", "user": "root"},
+        seconds=600,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
         "attach.libvirt-fifty-times",
         f"{_ATTACH}.test_libvirt_again",
         "what one proof leaves in QEMU or libvirt (a descriptor, a node, a thread) adds up",

@@ -10,6 +10,7 @@ from tests_functional.attach.libvirt import (
 from tests_functional.attach.libvirt_again import again_in_libvirt
 from tests_functional.attach.libvirt_flows import libvirt_flows
 from tests_functional.attach.libvirt_linux import linux_in_libvirt, planted_linux, unpinned_disk
+from tests_functional.attach.libvirt_through import through_libvirt
 from tests_functional.attach.owner import owner_acts
 from tests_functional.attach.scenario import (
     attach_again_and_again,
@@ -55,6 +56,10 @@ class Attach(SnapshotTest):
     def test_libvirt(self) -> None:
         """A domain of libvirt is proven by one command, and libvirt finds it as it was."""
         self.judge(proven_in_libvirt(self.option("libvirt"), self.option("user")))
+
+    def test_libvirt_through(self) -> None:
+        """Libvirt restores the snapshot of a domain beside it, and nothing of that is left."""
+        self.judge(through_libvirt(self.option("libvirt"), self.option("user")))
 
     def test_libvirt_again(self) -> None:
         """A domain that is proven many times in a row is afterwards as it was before the first."""

@@ -40,7 +40,26 @@ def main(folder: Path, words: list[str]) -> int:
         return _print_events(folder)
     if name == "qemu-monitor-command":
         return _pass_on(folder, rest)
+    if name in ("restore", "destroy"):
+        return _copy(folder, name, rest)
     print({"domid": "5", "domuuid": UUID, "domstate": "running"}[name])
+    return 0
+
+
+def _copy(folder: Path, name: str, words: list[str]) -> int:
+    """Restore or end the domain whose name is in the file `copy`; `refusal` is why it is not restored."""
+    copy, refusal = folder / "copy", folder / "refusal"
+    if name == "restore":
+        if refusal.exists():
+            print(f"error: Failed to restore domain from {words[0]}", file=sys.stderr)
+            print(f"error: {refusal.read_text()}", file=sys.stderr)
+            return 1
+        copy.write_text(Path(words[0]).read_text())
+        return 0
+    if not copy.exists() or copy.read_text() != words[0]:
+        print(f"error: failed to get domain '{words[0]}'", file=sys.stderr)
+        return 1
+    copy.unlink()
     return 0
 
 
@@ -57,6 +76,9 @@ def _print_events(folder: Path) -> int:
 
 
 def _pass_on(folder: Path, words: list[str]) -> int:
+    if (folder / "gone").exists():
+        print("error: failed to get domain '5'", file=sys.stderr)
+        return 1
     domain, *passed, text = words
     command = json.loads(text)
     if "id" in command:

@@ -64,6 +64,11 @@ def add_parser(commands: Any, summary: str) -> None:
     parser.add_argument(
         "--no-pin", action="store_true", help="let QEMU not keep the disks of T0 for the second one"
     )
+    parser.add_argument(
+        "--through-libvirt",
+        action="store_true",
+        help="also have libvirt restore it, paused and under another name (with --libvirt)",
+    )
     _add_ways_in(parser)
     parser.add_argument("--keep", action="store_true", help="keep snapshot and golden image of a right one")
     parser.add_argument("--results", type=named_path, metavar="DIR", help="a new folder for the results")

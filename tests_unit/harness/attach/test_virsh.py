@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -17,7 +18,7 @@ from harness.attach.guard import DESCRIPTOR_NAME, WENT_ON
 from harness.attach.machine import GUARD_LOG, AttachedMachine
 from harness.attach.monitor import MonitorUnusable
 from harness.attach.virsh import EVENTS_LOST, Domain, VirshMonitor, parse_event
-from harness.errors import SetupBroken
+from harness.errors import SetupBroken, SnapproofError
 from harness.qemu.migration import BACKGROUND_SNAPSHOT, set_capability
 from harness.qemu.qmp import CommandRefused
 from tests_unit.support.fake_monitor import FakeVm
@@ -185,3 +186,88 @@ def test_command_lines() -> None:
     assert named.by_hand("cont") == by_hand
     assert virsh._words("error: a\nerror: b.\n") == "a; b"
     assert virsh._words("") == "it gives no reason"
+
+
+def _image(place: Path, name: str) -> Path:
+    """Write what the fake virsh takes for a save image: the name of its domain."""
+    image = place / "image"
+    image.write_text(name)
+    return image
+
+
+def test_copy_is_restored_paused_and_ended(place: Path, vm: FakeVm) -> None:
+    """It is ended once, by its own name, and the VM's own domain is not."""
+    with _machine(place) as machine:
+        machine.restore_copy("copy-1", _image(place, "copy-1"), 30)
+        assert (place / "copy").read_text() == "copy-1"
+        assert machine.end_copy() is True
+        assert machine.end_copy() is False
+        assert machine.copy == ""
+    words = [call[1:] for call in _calls(place) if call[1] in ("restore", "destroy")]
+    assert words[0] == ["restore", str(place / "image"), "--paused"]
+    assert {tuple(call) for call in words[1:]} == {("destroy", "copy-1")}
+    assert vm.state == "running"
+
+
+def test_copy_is_ended_by_the_guard(place: Path, vm: FakeVm) -> None:
+    """The end of the attachment is enough; so it is for a command that was killed."""
+    with _machine(place) as machine:
+        machine.restore_copy("copy-1", _image(place, "copy-1"), 30)
+    assert not (place / "copy").exists()
+    assert "The domain 'copy-1' was ended." in (place / GUARD_LOG).read_text()
+    assert vm.state == "running"
+
+
+@pytest.mark.usefixtures("vm")
+def test_copy_is_ended_though_its_vm_has(place: Path) -> None:
+    """A VM that ends meanwhile takes no copy along."""
+    with _machine(place) as machine:
+        machine.restore_copy("copy-1", _image(place, "copy-1"), 30)
+        (place / "gone").touch()
+        with pytest.raises(SnapproofError):
+            machine.qmp.execute("query-status")
+        _wait(lambda: not (place / "copy").exists())
+
+
+def test_copy_is_ended_by_the_next_guard(place: Path, vm: FakeVm) -> None:
+    """A guard that takes over ends what the first one was asked for."""
+    with _machine(place) as machine:
+        machine.restore_copy("copy-1", _image(place, "copy-1"), 30)
+        os.kill(machine.guard_pid, signal.SIGKILL)
+        _wait(lambda: not machine._guard_runs())
+        machine.put_back()
+    assert not (place / "copy").exists()
+    assert vm.state == "running"
+
+
+def test_refusal_to_restore_is_libvirts(place: Path, vm: FakeVm) -> None:
+    """Its words arrive, and what may have been begun is ended."""
+    (place / "refusal").write_text("operation failed: domain 'x' is already defined")
+    with _machine(place) as machine, pytest.raises(CommandRefused, match="is already defined"):
+        machine.restore_copy("copy-1", _image(place, "copy-1"), 30)
+    assert ["--quiet", "destroy", "copy-1"] in _calls(place)
+    assert vm.state == "running"
+
+
+def test_copy_that_libvirt_restores_late(place: Path, vm: FakeVm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for the copy until some time has passed, also while libvirt is away."""
+    monkeypatch.setattr(virsh, "_LATE_SECONDS", 1.0)
+    monkeypatch.setattr(virsh, "_RETRY_SECONDS", 0.05)
+    said: list[str] = []
+    monitor = VirshMonitor(Domain("vm", str(place / "virsh")), said.append)
+    try:
+        timer = threading.Timer(0.5, lambda: (place / "copy").write_text("copy-1"))
+        timer.start()
+        assert monitor.destroy("copy-1") is True
+        timer.join()
+        assert not (place / "copy").exists()
+        (place / "away").touch()
+        (place / "copy").write_text("copy-1")
+        timer = threading.Timer(1.5, (place / "away").unlink)
+        timer.start()
+        assert monitor.destroy("copy-1") is True
+        timer.join()
+        assert any("does not end the domain 'copy-1'" in sentence for sentence in said)
+        assert vm.state == "running"
+    finally:
+        monitor.close()

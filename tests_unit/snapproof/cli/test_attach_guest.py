@@ -18,7 +18,7 @@ from snapproof.cli.attach_guest import endpoint, guest_way, require_usable
 def _given(**options: Any) -> argparse.Namespace:
     usual: dict[str, Any] = {
         "guest_agent": None, "ssh": None, "ssh_key": None, "ssh_host_key": None, "ssh_user": "root",
-        "libvirt": "vm", "cache": None,
+        "libvirt": "vm", "cache": None, "through_libvirt": False,
     }  # fmt: skip
     return argparse.Namespace(**{**usual, **options})
 
@@ -30,6 +30,7 @@ def _given(**options: Any) -> argparse.Namespace:
         ({"guest_agent": "", "libvirt": None}, "takes the socket"),
         ({"ssh": "h"}, "belong together"),
         ({"ssh_key": Path("k")}, "belong together"),
+        ({"through_libvirt": True, "libvirt": None}, "is for a domain of libvirt"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], words: str) -> None:
@@ -40,7 +41,13 @@ def test_options_that_do_not_fit(options: dict[str, Any], words: str) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"guest_agent": ""}, {"guest_agent": "/s", "libvirt": None}, {"ssh": "h", "ssh_key": Path()}],
+    [
+        {},
+        {"through_libvirt": True},
+        {"guest_agent": ""},
+        {"guest_agent": "/s", "libvirt": None},
+        {"ssh": "h", "ssh_key": Path()},
+    ],
 )
 def test_options_that_fit(options: dict[str, Any]) -> None:
     """None, or one way."""

@@ -67,7 +67,7 @@ def test_what_is_not_compared_is_no_pass(
     monkeypatch.setattr(restore, "ramblocks", lambda _clone: now)
     monkeypatch.setattr(restore, "differing_pages", lambda *_arguments: iter(differing))
     snapshot: Any = _Snapshot(*then)
-    check = restore._compare(_Clone(0, "running"), snapshot)  # type: ignore[arg-type]
+    check = restore.compare_ram(_Clone(0, "running"), snapshot)  # type: ignore[arg-type]
     assert check.status is status
     assert named in check.reason
 

@@ -29,6 +29,7 @@ from tests_unit.support.synthetic_stream import Guest, Writer
 from validators.judge import check_file
 from validators.oracles.o4_structure.structure import check_structure
 from validators.vmstate.containers import compressed, opening, shared_library
+from validators.vmstate.containers.libvirt import save_image_header
 from validators.vmstate.containers.opening import holds_stream, open_stream
 from validators.vmstate.diff import diff_files
 from validators.vmstate.extract import extract
@@ -229,6 +230,19 @@ def test_save_image_of_libvirt(tmp_path: Path, order: str, name: str | None) -> 
     more = f"; in it {name} data" if name else ""
     assert verdict.facts["container"] == f"libvirt save image, {name or 'raw'}{more}"
     assert holds_stream(path)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_save_image_of_ours(tmp_path: Path, running: bool) -> None:
+    """The reader understands what the writer writes, and so does libvirt by its layout of 92 bytes."""
+    header = save_image_header(XML.decode(), running)
+    order = "<" if sys.byteorder == "little" else ">"
+    numbers = struct.pack(f"{order}5I", 2, len(XML) + 1, running, 0, 0)
+    assert header == b"LibvirtQemudSave" + numbers + bytes(56) + XML + b"\0"
+    path = _file(tmp_path, header + _STREAM)
+    assert _read(path) == _STREAM
+    facts = check_file(path).facts
+    assert (facts["domain"], facts["was running"]) == ("web-1", "yes" if running else "no")
 
 
 def test_save_image_inside_compressed_data(tmp_path: Path) -> None:

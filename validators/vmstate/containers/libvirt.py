@@ -1,4 +1,4 @@
-"""Reads the header of a libvirt save image, in the byte order of the machine that wrote it.
+"""Reads the header of a libvirt save image, in the byte order of the machine that wrote it, and writes one.
 
 libvirt 11.3 src/qemu/qemu_saveimage.h, struct _virQEMUSaveHeader: 16 bytes of magic; u32 version, length of
 the XML and the cookie behind the header, was_running, format, offset of the cookie; 14 unused u32; 92 bytes
@@ -21,7 +21,9 @@ from validators.vmstate.stream.cursor import readable
 SAVED = b"LibvirtQemudSave"
 UNFINISHED = b"LibvirtQemudPart"
 
-_HEADER_BYTES = 92
+# Magic, the five numbers, unused.
+_MAGIC_BYTES, _NUMBERS, _UNUSED_BYTES = 16, "5I", 56
+_HEADER_BYTES = _MAGIC_BYTES + struct.calcsize(f"<{_NUMBERS}") + _UNUSED_BYTES
 _VERSION = 2
 # libvirt itself refuses XML of more than 10 MiB (virXMLParse) and so cannot write it.
 _MOST_DATA_BYTES = 64 << 20
@@ -50,7 +52,19 @@ class SaveImage:
 
 def is_save_image(head: bytes) -> bool:
     """Tell whether a file that begins so is a libvirt save image."""
-    return head[:16] in (SAVED, UNFINISHED)
+    return head[:_MAGIC_BYTES] in (SAVED, UNFINISHED)
+
+
+def save_image_header(xml: str, running: bool) -> bytes:
+    """Return what stands before a stream in a save image of format raw that has no cookie.
+
+    Args:
+        xml: of the domain that libvirt is to restore.
+        running: whether libvirt is to have the guest go on.
+    """
+    data = xml.encode() + b"\0"
+    numbers = struct.pack(f"={_NUMBERS}", _VERSION, len(data), running, _RAW, 0)
+    return SAVED + numbers + bytes(_UNUSED_BYTES) + data
 
 
 def read_save_image(read: Callable[[int, int], bytes], at: int) -> SaveImage:
@@ -66,8 +80,10 @@ def read_save_image(read: Callable[[int, int], bytes], at: int) -> SaveImage:
     head = read(at, _HEADER_BYTES)
     if len(head) < _HEADER_BYTES:
         raise UsageError(f"The libvirt save image ends within its header, after {len(head)} bytes.")
-    order = "<" if struct.unpack_from("<I", head, 16)[0] == _VERSION else ">"
-    version, data_length, running, number, cookie = struct.unpack_from(f"{order}5I", head, 16)
+    order = "<" if struct.unpack_from("<I", head, _MAGIC_BYTES)[0] == _VERSION else ">"
+    version, data_length, running, number, cookie = struct.unpack_from(
+        f"{order}{_NUMBERS}", head, _MAGIC_BYTES
+    )
     if version != _VERSION:
         raise UsageError(f"The libvirt save image has the unknown version {version}; libvirt writes 2.")
     if data_length > _MOST_DATA_BYTES:
@@ -98,7 +114,7 @@ def read_save_image(read: Callable[[int, int], bytes], at: int) -> SaveImage:
 
 
 def _unfinished(head: bytes) -> Problem | None:
-    if head[:16] == SAVED:
+    if head[:_MAGIC_BYTES] == SAVED:
         return None
     return Problem(
         Code.CONTAINER_UNFINISHED,
