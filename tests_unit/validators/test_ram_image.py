@@ -16,6 +16,7 @@ from tests_unit.support.synthetic_stream import PAGE, Guest, Writer
 from validators.judge import check_file
 from validators.verdict import CheckResult, Verdict
 from validators.vmstate import ram_image
+from validators.vmstate.stream.source import open_source
 
 _RAM_START = 0x80000000
 
@@ -231,6 +232,38 @@ def test_addresses_no_guest_has_are_not_used(tmp_path: Path) -> None:
     core = _segment(_CORE, 2, paddr=(1 << 64) - PAGE)
     order = _order(_judge(tmp_path, core))
     assert order.status is Status.PASS and order.facts["address map"] == "self-identification"
+
+
+def _addresses(tmp_path: Path, *segments: tuple[int, int]) -> list[int | None]:
+    """Return the addresses of a core's blocks; each segment is an address and a number of pages."""
+    path = tmp_path / "core"
+    path.write_bytes(elf_core([(address, bytes(pages * PAGE)) for address, pages in segments]))
+    with open_source(path) as source:
+        index, _ = ram_image.index_of_image(source, 0, raw=False)
+        return [block.gpa for block in index.blocks]
+
+
+def test_addresses_are_used_only_if_they_can_be_those_of_a_guest(tmp_path: Path) -> None:
+    """No page is at two of them, and none is above what a processor has."""
+    assert _addresses(tmp_path, (2 * PAGE, 1), (0, 2)) == [2 * PAGE, 0]
+    assert _addresses(tmp_path, (PAGE, 1), (0, 2)) == [None, None]
+    assert _addresses(tmp_path, ((1 << 56) - 2 * PAGE, 1)) == [(1 << 56) - 2 * PAGE]
+    assert _addresses(tmp_path, ((1 << 56) - PAGE, 1)) == [None]
+
+
+def test_segment_without_a_whole_page_hides_no_other(tmp_path: Path) -> None:
+    """It is left out alone; one of a single page is read."""
+    guest = Guest()
+    ram = _flat(guest)
+    verdict = _judge(tmp_path, elf_core([(1 << 30, b"x" * 9), (0, ram[:PAGE]), (PAGE, ram[PAGE:])]))
+    assert verdict.status is Status.PASS and verdict.facts["pieces of RAM"] == 2
+    assert verdict.facts["RAM bytes"] == guest.ram_pages * PAGE
+
+
+def test_core_that_is_cut_at_an_offset(tmp_path: Path) -> None:
+    """Its size is counted from the offset."""
+    with pytest.raises(UsageError, match="is cut"):
+        _judge(tmp_path, b"h" * 999 + _CORE[:-1], offset=999)
 
 
 def test_memory_that_is_not_in_the_core_is_counted(tmp_path: Path) -> None:
