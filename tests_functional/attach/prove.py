@@ -21,7 +21,7 @@ from tests_functional.attach.guest_writers import GuestWay, GuestWriters, writer
 from tests_functional.attach.look import GoldenWay, Look, look
 from tests_functional.attach.restore import Asked, judge_clone
 from tests_functional.attach.save import AttachedSnapshot, save_attached
-from tests_functional.attach.through_libvirt import restore_through_libvirt
+from tests_functional.attach.through_libvirt import COPY_PREFIX, restore_through_libvirt
 from tests_functional.attach.vm_state import judge_vm, vm_state
 from tests_functional.lib.build_outcome import build_outcome
 from tests_functional.lib.outcome import Outcome
@@ -39,6 +39,10 @@ _NOTHING_WRITTEN = (
     "it was saved, so the protection of its memory was not put to the test."
 )
 _KILLED = "If this command is killed, its guard puts the VM back; if both are killed, type: {commands}."
+_COPY = (
+    "Having libvirt restore it beside the domain, paused. The guard ends it; if that is killed too, type: "
+    f"virsh destroy {COPY_PREFIX}... ('virsh list --name' has its whole name)."
+)
 # Beside the save, a file is judged and a restored guest is asked.
 _TIMES = 4
 _JUDGED_ALREADY = "source-unprotected"
@@ -122,7 +126,7 @@ def prove(
             restored, changes = judge_clone(machine, snapshot, folder, Deadline(options.seconds), asked)
             checks += restored
         if options.through_libvirt:
-            say("Having libvirt restore it beside the domain, paused.")
+            say(_COPY)
             restored, more = restore_through_libvirt(machine, snapshot, folder, options.seconds)
             checks += restored
             changes += more
