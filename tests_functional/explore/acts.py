@@ -36,6 +36,7 @@ from tests_functional.explore.session import Session, host_excused
 from tests_functional.explore.sink import Speed
 from tests_functional.lib.save import Flow
 from validators.checks import Problem
+from validators.oracles.o6_host.host_state import open_files
 
 Act = Callable[[Session, Mapping[str, Any]], bool]
 """Takes a step; returns False if it does not apply in the model's state, and nothing was done."""
@@ -45,6 +46,7 @@ _PANIC_PORT, _PANICKED = 0x505, 1
 _KEYBOARD_PORT, _RESET = 0x64, 0xFE
 _LONGEST_FREEZE_SECONDS, _LONGEST_WAIT_SECONDS = 3.0, 2.0
 _HASTEN_SECONDS = 0.7
+_FREED_SECONDS = 5.0
 SPARSE = "sparse"
 """The pattern that leaves every other page out, which nobody touches then."""
 _AFTER_SPARSE, _UNTOUCHED_PAGES = "random", 32
@@ -336,13 +338,28 @@ def info(session: Session, arguments: Mapping[str, Any]) -> bool:
     return True
 
 
+def _wait_until_freed(session: Session, opened: tuple[tuple[int, str], ...]) -> None:
+    """Wait until QEMU has closed the memory of a backend that it has refused.
+
+    It does so a moment later, by RCU (system/physmem.c, reclaim_ramblock()); what stays open after all is
+    found by the check of the host's state.
+    """
+    limit = session.limit(_FREED_SECONDS)
+    while not limit.expired and set(open_files(known_pid(session.machine))) - set(opened):
+        limit.nap(0.05)
+
+
 def qmp(session: Session, arguments: Mapping[str, Any]) -> bool:
     """Give a command of QEMU's schema."""
     command = str(arguments["command"])
     given = filled(dict(arguments["arguments"]), str(session.run.folder))
     saving_now = session.save_goes_on()
+    makes_memory = command == "object-add" and str(given.get("qom-type")).startswith("memory-backend-")
+    opened = open_files(known_pid(session.machine)) if makes_memory else ()
     refusal = give(session, command, given)
     if refusal is not None:
+        if makes_memory:
+            _wait_until_freed(session, opened)
         return True
     if command in _SETS:
         _note_set(session, command, given, saving_now)

@@ -23,8 +23,14 @@ _ROOT = Path(__file__).parents[3]
 CARRIED: dict[str, tuple[str, ...]] = {
     "harness/userfaultfd": (),
     "harness/linux/kernel_log": (),
+    "harness/plural": (),
     "validators/trackers": ("harness/userfaultfd",),
-    "tests_functional/kernel": ("harness/userfaultfd", "harness/linux/kernel_log", "validators/trackers"),
+    "tests_functional/kernel": (
+        "harness/userfaultfd",
+        "harness/linux/kernel_log",
+        "harness/plural",
+        "validators/trackers",
+    ),
 }
 
 # Modules that the standard library got after 3.9.

@@ -33,6 +33,7 @@ _PREMERGE = {
     "memory.plugged-anonymous",
     "memory.virtio-mem",
     "offline.extract-plain",
+    "offline.gone-agent-bare",
     "offline.extract-mapped-ram",
     "repetition.at-once",
     "repetition.with-disk",

@@ -10,6 +10,7 @@ import pytest
 
 from guest_images.agent.bare_agent import BareAgent
 from harness.codes import Code
+from harness.deadline import Deadline
 from tests_functional.explore import acts
 from tests_functional.explore.model import (
     CANCELLED,
@@ -98,6 +99,34 @@ def test_a_capability_that_changes_in_mid_save_is_noted() -> None:
     acts.qmp(before, arguments)
     assert not before.failed
     assert before.tampered == {"events"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused", "polls"),
+    [
+        ("memory-backend-memfd", True, 4),
+        ("memory-backend-memfd", False, 1),
+        ("rng-random", True, 0),
+    ],
+)
+def test_memory_that_qemu_refused_is_closed_a_moment_later(
+    monkeypatch: pytest.MonkeyPatch, kind: str, refused: bool, polls: int
+) -> None:
+    """That is waited for, since it would be a file left open, or closed, of the next save."""
+    own, more = (0, "/dev/null"), (9, "/memfd:a")
+    states = [(own,), (own, more), (own, more), (own,)]
+    seen: list[int] = []
+
+    def open_files(pid: int) -> tuple[tuple[int, str], ...]:
+        seen.append(pid)
+        return states[len(seen) - 1]
+
+    monkeypatch.setattr(acts, "open_files", open_files)
+    monkeypatch.setattr(acts, "known_pid", lambda _machine: 1)
+    session = stand_in_session(Model(), {"object-add": "no"} if refused else {})
+    monkeypatch.setattr(session, "limit", lambda _seconds=1.0: Deadline(60))
+    acts.qmp(session, {"command": "object-add", "arguments": {"qom-type": kind, "id": "a"}})
+    assert len(seen) == polls
 
 
 def test_what_may_end_a_save_is_told_to_the_model() -> None:
