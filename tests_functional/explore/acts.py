@@ -341,8 +341,8 @@ def info(session: Session, arguments: Mapping[str, Any]) -> bool:
 def _wait_until_freed(session: Session, opened: tuple[tuple[int, str], ...]) -> None:
     """Wait until QEMU has closed the memory of a backend that it has refused.
 
-    It does so a moment later, by RCU (system/physmem.c, reclaim_ramblock()); what stays open after all is
-    found by the check of the host's state.
+    It does so a moment later, by RCU (system/physmem.c, reclaim_ramblock()); what stays open after all (F75)
+    is found by the check of the host's state.
     """
     limit = session.limit(_FREED_SECONDS)
     while not limit.expired and set(open_files(known_pid(session.machine))) - set(opened):

@@ -280,6 +280,7 @@ LEADS_TO: Mapping[str, Callable[[StepList], bool]] = {
     "F72": _asks_for_properties,
     "F73": _adds("filter-dump"),
     "F74": _saves_devices_asleep,
+    "F75": _adds("memory-backend-memfd"),
 }
 """By the issue's id in the baseline: whether a list has what leads to it."""
 

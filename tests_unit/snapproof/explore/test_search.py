@@ -149,6 +149,8 @@ _EARLY, _CONT = Step("begin", {"early": True}), Step("cont")
         ("F72", [_give("qom-list-properties", typename="device")], False),
         ("F73", [_give("object-add", **{"qom-type": "filter-dump"})], True),
         ("F73", [_give("object-add", **{"qom-type": "filter-mirror"})], False),
+        ("F75", [_give("object-add", **{"qom-type": "memory-backend-memfd"})], True),
+        ("F75", [_give("object-add", **{"qom-type": "memory-backend-ram"})], False),
         ("F74", [Step("sleep", {}), _give("xen-save-devices-state", filename="a")], True),
         ("F74", [_give("xen-save-devices-state", filename="a")], False),
         ("F70", [_give("object-add", **{"qom-type": "acpi-generic-initiator"})], True),
