@@ -32,6 +32,7 @@ class MachineType:
         most_below: RAM in bytes that lies below the hole in any case, None where RAM has no hole.
         split_below: RAM in bytes below the hole where there is more than `most_below`.
         split_start: guest-physical address of the rest.
+        most_ram: the largest RAM in bytes whose addresses depend on nothing but its size, None for any.
         ram_multiple_mib: its RAM must be a multiple of so many MiB.
         stun_ram_mib: RAM in MiB with which saving RAM takes far longer than saving its devices, of which the
             first alone is what a background snapshot does without a stun.
@@ -55,6 +56,7 @@ class MachineType:
     most_below: int | None = None
     split_below: int = 0
     split_start: int = 1 << 32
+    most_ram: int | None = None
     ram_multiple_mib: int = 1
     stun_ram_mib: int = 512
     versioned: str = ""
@@ -102,6 +104,10 @@ class MachineType:
 # QEMU 10.0 hw/i386/pc_piix.c pc_i440fx_3_1_machine_options(), the same of q35: pvh_enabled.
 _PVH_SINCE = (4, 0)
 
+# QEMU 10.0 hw/i386/pc.c pc_memory_init(): on AMD processors with more the rest begins at 1 TiB. By how much
+# more depends on the room for devices, for which half of it is kept here.
+_MOST_PC_RAM = 1 << 39
+
 # QEMU 10.0 hw/i386/pc_piix.c pc_init1().
 PC = MachineType(
     "pc",
@@ -110,6 +116,7 @@ PC = MachineType(
     "pc.ram",
     most_below=0xE0000000,
     split_below=0xC0000000,
+    most_ram=_MOST_PC_RAM,
     versioned="pc-i440fx-",
     bare_since=_PVH_SINCE,
     config_ports=True,
@@ -124,6 +131,7 @@ Q35 = MachineType(
     "pc.ram",
     most_below=0xB0000000,
     split_below=0x80000000,
+    most_ram=_MOST_PC_RAM,
     versioned="pc-q35-",
     bare_since=_PVH_SINCE,
     config_ports=True,
@@ -547,6 +555,20 @@ def find_architecture(name: str) -> Architecture:
             return entry
     known = ", ".join(f"'{entry.name}'" for entry in ARCHITECTURES)
     raise UsageError(f"There is no architecture '{name}' here, only {known}.")
+
+
+def elf_machine_of(machine_type: MachineType) -> bytes | None:
+    """Return `elf_machine` of the guests of a machine type, None where they can have either byte order.
+
+    Of two architectures with one byte order the first is meant, which runs the programs of the other.
+    """
+    found = [entry.elf_machine for entry in ARCHITECTURES if machine_type in entry.machines]
+    return found[0] if len({is_little_endian(one) for one in found}) == 1 else None
+
+
+def is_little_endian(elf_machine: bytes) -> bool:
+    """Return whether a field `e_machine` is little-endian; no architecture here has a number above 255."""
+    return elf_machine[1] == 0
 
 
 def kernel_architectures(head: bytes) -> list[Architecture]:

@@ -26,7 +26,7 @@ _STDIN = Path("-")
 def check(arguments: argparse.Namespace) -> int:
     """Judge the file, or all files of a folder, print the verdict, and return its exit code."""
     path: Path = arguments.file
-    if arguments.raw and (path.is_dir() or arguments.extract):
+    if arguments.raw and (path.is_dir() or arguments.extract or arguments.elf):
         raise UsageError("--raw is for one file, and has no stream to extract from; leave out --raw.")
     if path.is_dir():
         from snapproof.cli.vmstate_folder import check_folder
@@ -41,7 +41,8 @@ def check(arguments: argparse.Namespace) -> int:
         write_named_file(arguments.map, svg_map(verdict.lengths, _bad_pages(verdict)), "map")
     _print(path, verdict)
     extracted = not arguments.extract or _extract(path, arguments)
-    return exit_code([verdict.status]) if extracted else EXIT_FAIL
+    written = not arguments.elf or _write_elf_core(path, arguments)
+    return exit_code([verdict.status]) if extracted and written else EXIT_FAIL
 
 
 def _judge(path: Path, arguments: argparse.Namespace) -> Verdict:
@@ -71,6 +72,12 @@ def _require_readable(path: Path, arguments: argparse.Namespace) -> None:
             )
     elif not path.exists():
         raise UsageError(f"The file '{path}' does not exist; name a vmstate file.")
+    for option in ("extract", "elf"):
+        if getattr(arguments, option) and not path.is_file():
+            raise UsageError(
+                f"--{option} needs a regular file, because a pipe can be read only once; save the stream to "
+                "a file."
+            )
     if arguments.extract:
         _require_extraction(arguments)
 
@@ -83,14 +90,12 @@ def _require_extraction(arguments: argparse.Namespace) -> None:
     """
     from validators.vmstate.extract import is_extracted_name, require_room_for_extraction
 
-    if not arguments.file.is_file():
-        raise UsageError(
-            "--extract needs a regular file, because a pipe can be read only once; save the stream to a file."
-        )
     require_room_for_extraction(arguments.extract)
-    for path in filter(None, (arguments.json, arguments.map)):
+    for path in filter(None, (arguments.json, arguments.map, arguments.elf)):
         if path.parent.resolve() == arguments.extract.resolve() and is_extracted_name(path.name):
-            raise UsageError(f"--extract would write '{path}', too; name another file for --json or --map.")
+            raise UsageError(
+                f"--extract would write '{path}', too; name another file for --json, --map or --elf."
+            )
 
 
 def _bad_pages(verdict: Verdict) -> dict[str, list[int]]:
@@ -114,6 +119,24 @@ def _extract(path: Path, arguments: argparse.Namespace) -> bool:
     for entry in content["blocks"]:
         place = shown(arguments.extract / entry["file"])
         print(f"extracted {shown(entry['idstr'])}: {entry['bytes']:,} bytes in {place}")
+    return True
+
+
+def _write_elf_core(path: Path, arguments: argparse.Namespace) -> bool:
+    """Write an ELF core of main RAM; return False if the file is too damaged for that."""
+    from validators.vmstate.elf_core import write_elf_core
+
+    try:
+        core = write_elf_core(path, arguments.elf, offset=arguments.offset, snapshot=arguments.snapshot)
+    except SnapshotWrong as error:
+        print(f"snapproof: {shown(error.sentence)}", file=sys.stderr)
+        return False
+    print(f"ELF core: {shown(arguments.elf)}")
+    for segment in core.segments:
+        end = segment.address + segment.size
+        print(f"  guest-physical {segment.address:#x} to {end:#x}: {segment.size:,} bytes")
+    for sentence in core.sentences():
+        print(f"  {shown(sentence)}")
     return True
 
 

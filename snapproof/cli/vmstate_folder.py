@@ -75,7 +75,7 @@ def check_folder(arguments: argparse.Namespace) -> int:
     Raises:
         UsageError: an option is given that is for one file, or as `find_streams`.
     """
-    require_no_options(arguments, ("golden", "extract", "map", "offset", "snapshot"))
+    require_no_options(arguments, ("golden", "extract", "elf", "map", "offset", "snapshot"))
     folder: Path = arguments.file
     found = find_streams(folder)
     entries = []

@@ -17,7 +17,9 @@ from harness.errors import SetupBroken, UsageError
 from tests_functional.lib.outcome import write_atomically
 from tests_functional.lib.result_files import RESULTS_FILE, STACK_FILE
 
-_FILES = ("json", "map", "output", "events")
+_FILES = ("json", "map", "output", "events", "elf")
+# Of these none is replaced, also if it is an earlier output.
+_NEW_FILES = ("elf",)
 # Nothing is replaced in the folder `extract`, and the cache is ours. `results` stays: `report` reads
 # it, and the other commands refuse a folder with results.
 _NO_INPUTS = (*_FILES, "extract", "cache")
@@ -55,10 +57,22 @@ def require_outputs(arguments: Mapping[str, object]) -> None:
     for option, path in outputs.items():
         _require_file(path, option)
         _require_no_input(path, option, given)
+    _require_new(outputs)
     _require_apart(outputs)
     for option, path in outputs.items():
         _require_no_data(path, option)
     _require_printed_apart(outputs, given)
+
+
+def _require_new(outputs: Mapping[str, Path]) -> None:
+    """Check that nothing is there by the name of an output that may be gigabytes of a guest's memory.
+
+    Raises:
+        UsageError: something is, if only a link.
+    """
+    for option in (f"--{name}" for name in _NEW_FILES):
+        if option in outputs and os.path.lexists(outputs[option]):
+            raise UsageError(f"'{outputs[option]}' exists already; name a new file with {option}.")
 
 
 def _require_no_data(path: Path, option: str) -> None:

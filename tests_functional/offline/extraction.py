@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.codes import Code
@@ -35,31 +36,40 @@ def extracted_equals_restored(flow: Flow) -> Callable[[Run], Outcome]:
 
 def _compare(run: Run, flow: Flow) -> Outcome:
     begun = time.monotonic()
+    snapshot = saved(run, flow)
+    folder = snapshot.path.parent
+    run.say("Extracting RAM, and restoring the file into a new QEMU.")
+    extracted, dumped = folder / "golden-extracted", folder / "golden-restored"
+    extract(snapshot.path, extracted)
+    with restored(run, snapshot) as machine:
+        dump_golden(machine, dumped)
+    check = compare_images(extracted, dumped)
+    if check.status is Status.PASS:
+        run.discard(folder)
+    return outcome_of(run, [check], time.monotonic() - begun, _EXPLANATION, check.facts)
+
+
+def saved(run: Run, flow: Flow) -> Snapshot:
+    """Boot a guest, save it while it writes, and end it."""
     folder = run.folder / "snapshot"
     with writing_guest(run) as source:
         folder.mkdir()
         run.say(f"Saving ({flow.value}).")
         snapshot = take(flow, source.guest, source.counters, folder, run.deadline.at_most(_SECONDS))
         source.guest.machine.quit()
-    run.say("Extracting RAM, and restoring the file into a new QEMU.")
-    extracted, restored = folder / "golden-extracted", folder / "golden-restored"
-    extract(snapshot.path, extracted)
-    _dump_restored(run, snapshot, restored)
-    check = compare_images(extracted, restored)
-    if check.status is Status.PASS:
-        run.discard(folder)
-    return outcome_of(run, [check], time.monotonic() - begun, _EXPLANATION, check.facts)
+    return snapshot
 
 
-def _dump_restored(run: Run, snapshot: Snapshot, folder: Path) -> None:
-    deadline = run.deadline.at_most(_SECONDS)
+@contextmanager
+def restored(run: Run, snapshot: Snapshot) -> Iterator[SpawnedMachine]:
+    """Restore a file into a new QEMU, and yield that with the guest paused at T0."""
     config = run.stack.machine_config(snapshot.disk)
     machine = SpawnedMachine(config, run.folder / "restored", incoming=True)
     with machine:
-        state = migration.restore(machine, restore_uri(machine, snapshot), deadline)
+        state = migration.restore(machine, restore_uri(machine, snapshot), run.deadline.at_most(_SECONDS))
         if state != "paused":
             raise SetupBroken(f"The restored guest is '{state}', so its RAM no longer is that of T0.")
-        dump_golden(machine, folder)
+        yield machine
         machine.quit()
 
 

@@ -27,6 +27,21 @@ ROWS = (
         kinds=ANY_GUEST,
     ),
     ProfileRow(
+        "offline.elf-core",
+        f"{_OFFLINE}.test_elf_core",
+        "crash, drgn and gdb read what --elf writes by address; QEMU's dump-guest-memory is the reference",
+        {"ram_mib": 128, "coverage": 0.4},
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
+        "offline.elf-core-above-4-gib",
+        f"{_OFFLINE}.test_elf_core",
+        "the same for RAM on both sides of the hole below 4 GiB",
+        {"ram_mib": 5120, "coverage": 0.01},
+        seconds=900,
+        kinds=ANY_GUEST,
+    ),
+    ProfileRow(
         "offline.containers",
         f"{_CONTAINERS}.test_every_container",
         "users have the stream in qcow2 images, save images of libvirt, volumes and compressed files",

@@ -2,6 +2,7 @@
 
 from tests_functional.lib.avocado_test import SnapshotTest
 from tests_functional.lib.save import Flow
+from tests_functional.offline.elf_core import core_equals_dump
 from tests_functional.offline.extraction import extracted_equals_restored
 
 
@@ -15,3 +16,7 @@ class Extraction(SnapshotTest):
     def test_mapped_ram(self) -> None:
         """The RAM of a file in the mapped-ram layout is extracted as QEMU restores it."""
         self.judge(extracted_equals_restored(Flow.MAPPED_RAM))
+
+    def test_elf_core(self) -> None:
+        """An ELF core made of the file has each page where QEMU's own core has it."""
+        self.judge(core_equals_dump)

@@ -133,26 +133,34 @@ def _whole_or_nothing(folder: Path) -> Iterator[_NewFiles]:
 
 
 def _extract_block(reader: PageReader, block: Block, target: BufferedWriter) -> dict[str, Any]:
-    descriptor = target.fileno()
-    os.ftruncate(descriptor, block.used_length)
+    os.ftruncate(target.fileno(), block.used_length)
+    write_pages(reader, block, target.fileno())
+    missing = int((block.page_source == 0).sum())
+    name = Path(target.name).name
+    return {"idstr": block.idstr, "bytes": block.used_length, "file": name, "missing_pages": missing}
+
+
+def write_pages(reader: PageReader, block: Block, descriptor: int, first_page: int = 0) -> None:
+    """Write a block's pages with data into a file, in which page 0 of the block is page `first_page`.
+
+    Raises:
+        OSError: it cannot be written.
+        StreamError: the vmstate file became shorter while it was read.
+    """
     core = native_core()
     if core is not None:
         for _ in reader.each_by_core(
             block,
-            lambda _, file, pages, places: core.copy(file, places, pages, block.page_size, descriptor),
+            lambda _, file, pages, places: core.copy(
+                file, places, pages + first_page, block.page_size, descriptor
+            ),
         ):
             pass
-        return _entry(block, target)
+        return
     for batch in reader.batches(block):
         for first, last in _runs(batch.pages):
-            _write(descriptor, batch.rows[first:last], int(batch.pages[first]) * block.page_size)
-    return _entry(block, target)
-
-
-def _entry(block: Block, target: BufferedWriter) -> dict[str, Any]:
-    missing = int((block.page_source == 0).sum())
-    name = Path(target.name).name
-    return {"idstr": block.idstr, "bytes": block.used_length, "file": name, "missing_pages": missing}
+            offset = (int(batch.pages[first]) + first_page) * block.page_size
+            _write(descriptor, batch.rows[first:last], offset)
 
 
 def _runs(pages: Numbers) -> list[tuple[int, int]]:

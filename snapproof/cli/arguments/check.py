@@ -66,6 +66,12 @@ def add_parser(commands: Any, summary: str) -> None:
         help="write the RAM of each RAMBlock and the device state as JSON there; DIR can serve as --golden",
     )
     parser.add_argument(
+        "--elf",
+        type=output_path,
+        metavar="OUT",
+        help="write main RAM there as an ELF core by guest-physical address, for crash, drgn or gdb",
+    )
+    parser.add_argument(
         "--map", type=output_path, metavar="OUT.svg", help="draw where in RAM the bad pages lie, as SVG"
     )
     add_offset_argument(parser)

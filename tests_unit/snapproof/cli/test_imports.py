@@ -64,7 +64,12 @@ def test_lists_of_tests(command: str, needed: list[str]) -> None:
 
 def test_check_imports_only_what_a_right_file_needs(tmp_path: Path) -> None:
     """Check of a right file imports no module that compares, draws, extracts or reads results."""
-    unneeded = ("validators.oracles.o1_golden.golden", "validators.page_map", "validators.vmstate.extract")
+    unneeded = (
+        "validators.oracles.o1_golden.golden",
+        "validators.page_map",
+        "validators.vmstate.extract",
+        "validators.vmstate.elf_core",
+    )
     run = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "snapproof.cli.command", "check", right_vmstate(tmp_path)],
         capture_output=True,

@@ -137,10 +137,11 @@ def test_raw_takes_neither_a_folder_nor_an_extraction(tmp_path: Path, capsys: Ca
     """Both would be passed over without a word."""
     image = tmp_path / "image"
     image.write_bytes(Guest().ram.astype("<u8").tobytes())
-    for arguments in ((tmp_path,), (image, "--extract", tmp_path / "out"), ("-",)):
+    target = tmp_path / "out"
+    for arguments in ((tmp_path,), (image, "--extract", target), (image, "--elf", target), ("-",)):
         code, out, err = command_outcome(capsys, "check", "--raw", *arguments)
         assert (code, out) == (2, "") and "--raw" in err
-    assert not (tmp_path / "out").exists()
+    assert not target.exists()
 
 
 def test_image_whose_agent_had_gone(tmp_path: Path, capsys: Capture) -> None:
@@ -152,6 +153,34 @@ def test_image_whose_agent_had_gone(tmp_path: Path, capsys: Capture) -> None:
     image.write_bytes(guest.ram.astype("<u8").tobytes())
     code, out, _ = command_outcome(capsys, "check", "--raw", image)
     assert code == 4 and "agent pages judged: 0\n" in out and f"SKIP: {image}" in out
+
+
+def test_check_writes_an_elf_core(good: Path, tmp_path: Path, capsys: Capture) -> None:
+    """It is told where RAM lies in it and what it lacks; a second time nothing is replaced."""
+    core = tmp_path / "core"
+    code, out, _ = command_outcome(capsys, "check", good, "--elf", core)
+    assert code == 0
+    assert out.splitlines()[-4:] == [
+        f"ELF core: {core}",
+        "  guest-physical 0x0 to 0x100000: 1,048,576 bytes",
+        "  RAM has no vmcoreinfo of Linux, so tools must be told which kernel it is.",
+        "  Not in it: pc.rom.",
+    ]
+    assert core.read_bytes().startswith(b"\x7fELF")
+    code, out, err = command_outcome(capsys, "check", good, "--elf", core)
+    assert (code, out) == (2, "")
+    assert "exists already; name a new file with --elf" in err
+
+
+def test_a_damaged_file_is_judged_though_it_makes_no_elf_core(
+    good: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """The verdict is printed, the core refused in one sentence, and the exit code is 1."""
+    good.write_bytes(good.read_bytes()[:5000])
+    code, out, err = command_outcome(capsys, "check", good, "--elf", tmp_path / "core")
+    assert (code, "FAIL truncated" in out) == (1, True)
+    assert "cannot be written as an ELF core" in err
+    assert not (tmp_path / "core").exists()
 
 
 def test_an_interrupted_extraction_leaves_nothing(
@@ -190,7 +219,7 @@ def test_check_reads_a_fifo(good: Path, tmp_path: Path, capsys: Capture) -> None
     assert code == 0
     assert "PASS page-missing" in out
     assert "write-order" not in out
-    for option in ("--golden", "--extract"):
+    for option in ("--golden", "--extract", "--elf"):
         assert command_outcome(capsys, "check", pipe, option, tmp_path)[0] == 2
     assert command_outcome(capsys, "check", pipe, "--offset", "1")[0] == 2
 

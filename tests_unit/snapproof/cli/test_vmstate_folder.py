@@ -168,7 +168,9 @@ def test_what_keeps_one_file_from_being_read(
     assert out.startswith("a/vmstate: not read: ") and "\nd/vmstate: pc" in out
 
 
-@pytest.mark.parametrize("option", [("--golden", "x"), ("--offset", "8"), ("--extract", "x"), ("--map", "x")])
+@pytest.mark.parametrize(
+    "option", [("--golden", "x"), ("--offset", "8"), ("--extract", "x"), ("--elf", "x"), ("--map", "x")]
+)
 def test_options_for_one_file(results: Path, option: tuple[str, str], capsys: Capture) -> None:
     """They would be ignored."""
     code, _, err = command_outcome(capsys, "check", results, *option)

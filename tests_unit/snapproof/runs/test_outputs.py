@@ -63,8 +63,9 @@ _WAYS = (_itself, _other_path, _link, _link_to_link, _hard_link, _descriptor)
 @pytest.mark.parametrize(
     "words",
     ["check F --json", "check F --map", "check F --extract new --json", "info F --json", "diff F B --json",
-     "diff B F --json", "selftest F --json", "bench validator F --json", "run --disk F --events",
-     "run --kernel F --events", "check B --golden F --json", "kernel --host vm:F --json"],
+     "check F --elf", "diff B F --json", "selftest F --json", "bench validator F --json",
+     "run --disk F --events", "run --kernel F --events", "check B --golden F --json",
+     "kernel --host vm:F --json"],
 )  # fmt: skip
 def test_an_output_is_no_input(
     good: Path, tmp_path: Path, capsys: Capture, words: str, way: Callable[[Path, Path], Path]
@@ -147,6 +148,19 @@ def test_extraction_replaces_nothing(good: Path, tmp_path: Path, capsys: Capture
     assert command_outcome(capsys, "check", good, "--extract", tmp_path / "used")[0] == 0
 
 
+@pytest.mark.parametrize("content", [b"", b"text", b"\x7fELF\2\1\1\0"])
+def test_an_elf_core_replaces_nothing(good: Path, tmp_path: Path, capsys: Capture, content: bytes) -> None:
+    """No file at all, also no earlier core, and no link, before anything is judged."""
+    victim, link = tmp_path / "victim", tmp_path / "link"
+    victim.write_bytes(content)
+    link.symlink_to(tmp_path / "nowhere")
+    for path in (victim, link):
+        code, out, err = command_outcome(capsys, "check", good, "--elf", path)
+        assert (code, out, "exists already; name a new file with --elf" in err) == (2, "", True)
+    assert victim.read_bytes() == content
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_outputs_replace_no_output(good: Path, tmp_path: Path, capsys: Capture) -> None:
     """Two options with one file, and a file that an extraction makes, are refused."""
     out = tmp_path / "out"
@@ -156,6 +170,10 @@ def test_outputs_replace_no_output(good: Path, tmp_path: Path, capsys: Capture) 
     place = tmp_path / "new" / "golden.json"
     code, _, err = command_outcome(capsys, "check", good, "--json", place, "--extract", place.parent)
     assert (code, "--extract would write" in err) == (2, True)
+    code, _, err = command_outcome(capsys, "check", good, "--elf", place, "--extract", place.parent)
+    assert (code, "--extract would write" in err) == (2, True)
+    code, _, err = command_outcome(capsys, "check", good, "--elf", place, "--json", place)
+    assert (code, "name the same file" in err) == (2, True)
     assert not place.exists()
 
 
