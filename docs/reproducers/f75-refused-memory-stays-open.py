@@ -46,7 +46,7 @@ def left(name, **arguments):
     print(f"QEMU refuses memory: {words}")
     time.sleep(3)
     links = Path(f"/proc/{qemu.pid}/fd").iterdir()
-    return sum("memfd:memory-backend" in os.readlink(link) for link in links)
+    return sum("memfd:memory-backend" in str(link.readlink()) for link in links)
 
 
 ours, theirs = socket.socketpair()
