@@ -28,6 +28,11 @@ def log_tail(path: Path, limit: int = _LOG_TAIL_BYTES) -> str:
         return ""
 
 
+def last_line(text: str) -> str:
+    """Return the last line of a program's output that is not empty, "" if there is none."""
+    return "".join(text.strip().splitlines()[-1:])
+
+
 def session_members(session: int) -> list[int]:
     """Return the ids of the live (not zombie) processes of a session."""
     members = []

@@ -35,6 +35,7 @@ from guest_images.agent.pages import PATTERNS
 from harness.deadline import Deadline
 from harness.errors import SetupBroken
 from harness.guest.shell import GuestUnreachable
+from harness.process import last_line
 from harness.qemu.architectures import MACHINE_TYPES
 from harness.qemu.configuration import type_of
 from harness.qemu.guest_memory import GuestMemory, PageProtected, PhysicalMemory, QemuMemoryGone
@@ -137,8 +138,8 @@ class BareAgent:
 
     def _ended(self, what: str) -> GuestUnreachable:
         """Return the error for a QEMU that ended before the guest had done something."""
-        last = self._machine.evidence().log_tail.strip().splitlines()[-1:]
-        words = f"; its last words: {last[0].strip()}" if last else ""
+        last = last_line(self._machine.evidence().log_tail).strip()
+        words = f"; its last words: {last}" if last else ""
         return GuestUnreachable(f"QEMU ended before the bare guest {what}{words}.")
 
     def boot(self) -> int:

@@ -27,7 +27,7 @@ CHANNEL_NAME = "org.qemu.guest_agent.0"
 """Name of the virtio-serial port of the agent (QEMU docs/interop/qemu-ga.rst)."""
 
 PING_SECONDS = 10.0
-"""How long an agent may take to answer that it is there."""
+"""The time in which an agent has to answer that it is there."""
 
 # libvirt 11.3 src/qemu/qemu_agent.c takes 10 MiB; no command of ours prints a tenth of this.
 _ANSWER_BYTES = 4 << 20

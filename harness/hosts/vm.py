@@ -16,7 +16,7 @@ from harness.guest.ssh import SshShell
 from harness.hosts.host import Host
 from harness.hosts.link import SshLink
 from harness.linux.run_queue import processor_time
-from harness.process import log_tail
+from harness.process import last_line, log_tail
 from harness.qemu.configuration import MachineConfig, qemu_quoted
 from harness.qemu.spawned_machine import SpawnedMachine
 
@@ -84,8 +84,8 @@ def vm_host(
             # Not a failure of the subject: the QEMU of this VM is part of our set-up, the subject runs
             # inside.
             evidence = machine.evidence(folder / _CONSOLE)
-            last = evidence.log_tail.strip().splitlines()[-1:]
-            said = f" The last output of its QEMU: {last[0]}" if last else ""
+            last = last_line(evidence.log_tail)
+            said = f" The last output of its QEMU: {last}" if last else ""
             heard = _console_words(folder / _CONSOLE)
             raise SetupBroken(
                 f"The VM host '{name}' did not boot: {error.sentence}{said} {heard}", evidence

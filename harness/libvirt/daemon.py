@@ -19,7 +19,7 @@ from harness.deadline import Deadline
 from harness.errors import Evidence, NotApplicable, SetupBroken
 from harness.libvirt.room import Order
 from harness.linux.socket_folder import socket_folder
-from harness.process import log_tail
+from harness.process import last_line, log_tail
 
 _START_SECONDS = 30.0
 _VIRSH_SECONDS = 120.0
@@ -172,8 +172,8 @@ class Libvirt:
             log = self.inside(f"/var/log/libvirt/qemu/{name}.log").read_text(errors="replace")
         except (OSError, ValueError):
             return ""
-        lines = [line for line in log.splitlines() if line.strip()]
-        return f" The last words of its QEMU: {lines[-1]}" if lines else ""
+        last = last_line(log)
+        return f" The last words of its QEMU: {last}" if last else ""
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:

@@ -63,20 +63,26 @@ class RamTable:
         return cls(parse_ramblocks(machine.hmp("info ramblock")), parse_ranges(machine.hmp("info mtree -f")))
 
 
-def dump_core(machine: Machine, name: str, deadline: Deadline) -> None:
-    """Have QEMU write an ELF core of a stopped guest into a descriptor that it was given by `getfd`.
+def dump_core(machine: Machine, path: Path, name: str, deadline: Deadline) -> None:
+    """Have QEMU write an ELF core of a stopped guest into a new file, of which it gets the descriptor.
 
     The monitor answers meanwhile, but refuses to continue the guest.
 
     Args:
         machine: its guest must be stopped.
-        name: of the descriptor; QEMU closes it.
+        path: the file, which only its owner may read.
+        name: for the descriptor in QEMU, which closes it.
         deadline: for the dump, which cannot be ended earlier.
 
     Raises:
         CommandRefused: QEMU refuses to dump this guest's memory.
         SetupBroken: the dump failed, or did not end in time.
     """
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        machine.qmp.pass_descriptor(file, name)
+    finally:
+        os.close(file)
     arguments = {"paging": False, "protocol": f"fd:{name}", "detach": True}
     machine.qmp.execute("dump-guest-memory", arguments)
     while (status := _status(machine)) == "active":

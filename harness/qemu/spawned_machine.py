@@ -17,7 +17,7 @@ from harness.errors import DeadlineExpired, Evidence, SetupBroken, SubjectFailed
 from harness.limits import ended_by_limit, limit_behind, limit_in
 from harness.linux.listeners import Endpoint, free_loopback_address, listeners_at
 from harness.linux.uffd_waiters import Waiters, find_waiters
-from harness.process import ChildProcess
+from harness.process import ChildProcess, last_line
 from harness.qemu.configuration import OVERLAY_FILE, QEMU_LOG, VARIABLES_FILE, MachineConfig, qemu_argv
 from harness.qemu.disk import KeptDisk, make_overlay
 from harness.qemu.messages import last_message, said
@@ -114,8 +114,8 @@ class SpawnedMachine(MonitoredMachine):
         evidence = self.evidence(*paths)
         if not self._killed and (limit := limit_behind(exit_code)):
             return ended_by_limit(f"{sentence}{ended}", limit, evidence)
-        last = evidence.log_tail.strip().splitlines()[-1:]
-        words = f"; its last words: {last[0]}" if last else ""
+        last = last_line(evidence.log_tail)
+        words = f"; its last words: {last}" if last else ""
         held = find_waiters(self._child.pid) if exit_code is None else Waiters()
         found = {**said(last_message(evidence.log_tail)), **held.fields, **(fields or {})}
         return SubjectFailed(f"{sentence}{ended}{held.clause}{words}.", evidence, code=code, fields=found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.errors import SnapshotWrong, UsageError
@@ -40,8 +41,8 @@ def check(arguments: argparse.Namespace) -> int:
 
         write_named_file(arguments.map, svg_map(verdict.lengths, _bad_pages(verdict)), "map")
     _print(path, verdict)
-    extracted = not arguments.extract or _extract(path, arguments)
-    written = not arguments.elf or _write_elf_core(path, arguments)
+    extracted = not arguments.extract or _written(_extract, path, arguments)
+    written = not arguments.elf or _written(_write_elf_core, path, arguments)
     return exit_code([verdict.status]) if extracted and written else EXIT_FAIL
 
 
@@ -107,37 +108,39 @@ def _bad_pages(verdict: Verdict) -> dict[str, list[int]]:
     return {block: sorted(offsets) for block, offsets in bad.items()}
 
 
-def _extract(path: Path, arguments: argparse.Namespace) -> bool:
-    """Extract RAM and device state; return False if the file is too damaged for that."""
-    from validators.vmstate.extract import extract
-
+def _written(
+    write: Callable[[Path, argparse.Namespace], None], path: Path, arguments: argparse.Namespace
+) -> bool:
+    """Write something out of the file; return False, and say why, if it is too damaged for that."""
     try:
-        content = extract(path, arguments.extract, offset=arguments.offset, snapshot=arguments.snapshot)
+        write(path, arguments)
     except SnapshotWrong as error:
         print(f"snapproof: {shown(error.sentence)}", file=sys.stderr)
         return False
-    for entry in content["blocks"]:
-        place = shown(arguments.extract / entry["file"])
-        print(f"extracted {shown(entry['idstr'])}: {entry['bytes']:,} bytes in {place}")
     return True
 
 
-def _write_elf_core(path: Path, arguments: argparse.Namespace) -> bool:
-    """Write an ELF core of main RAM; return False if the file is too damaged for that."""
+def _extract(path: Path, arguments: argparse.Namespace) -> None:
+    """Extract RAM and device state."""
+    from validators.vmstate.extract import extract
+
+    content = extract(path, arguments.extract, offset=arguments.offset, snapshot=arguments.snapshot)
+    for entry in content["blocks"]:
+        place = shown(arguments.extract / entry["file"])
+        print(f"extracted {shown(entry['idstr'])}: {entry['bytes']:,} bytes in {place}")
+
+
+def _write_elf_core(path: Path, arguments: argparse.Namespace) -> None:
+    """Write an ELF core of main RAM."""
     from validators.vmstate.elf_core import write_elf_core
 
-    try:
-        core = write_elf_core(path, arguments.elf, offset=arguments.offset, snapshot=arguments.snapshot)
-    except SnapshotWrong as error:
-        print(f"snapproof: {shown(error.sentence)}", file=sys.stderr)
-        return False
+    core = write_elf_core(path, arguments.elf, offset=arguments.offset, snapshot=arguments.snapshot)
     print(f"ELF core: {shown(arguments.elf)}")
     for segment in core.segments:
         end = segment.address + segment.size
         print(f"  guest-physical {segment.address:#x} to {end:#x}: {segment.size:,} bytes")
     for sentence in core.sentences():
         print(f"  {shown(sentence)}")
-    return True
 
 
 def _print(path: Path, verdict: Verdict) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from guest_images.provisioning import Provisioning
 from guest_images.uefi import debian_firmware, own_firmware
 from harness.errors import NoSubject, SubjectFailed, UsageError
+from harness.process import last_line
 from harness.qemu.architectures import Architecture
 from harness.qemu.configuration import Flash, type_of
 from harness.qemu.probe import cpu_models, machine_types
@@ -145,7 +146,7 @@ def _failure(stack: Stack, folder: Path) -> _Failure | None:
 
 
 def _blame(option: str, stack: Stack, failure: _Failure) -> UsageError:
-    last = "".join(failure.error.evidence.log_tail.strip().splitlines()[-1:])
+    last = last_line(failure.error.evidence.log_tail)
     words = f" Its last words: {last}" if last else ""
     if failure.second:
         sentence = (

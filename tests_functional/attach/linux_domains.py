@@ -16,7 +16,7 @@ from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SetupBroken
 from harness.guest.guest_agent import CHANNEL_NAME, GuestAgent, GuestAgentShell, VirshChannel
 from harness.libvirt.daemon import Libvirt
-from harness.process import log_tail
+from harness.process import last_line, log_tail
 from harness.qemu.configuration import MIB
 from harness.qemu.disk import make_overlay
 from tests_functional.attach.domains import NAME
@@ -156,8 +156,8 @@ def _await_guest(stack: Stack, domain: Domain, folder: Path, deadline: Deadline)
     try:
         deadline.wait_for(up, "The guest in the domain", interval=0.5)
     except DeadlineExpired as error:
-        last = log_tail(console).strip().splitlines()[-1:]
+        last = last_line(log_tail(console))
         raise SetupBroken(
-            f"The guest in the domain was not up in time; its console ends with: {' '.join(last)}"
+            f"The guest in the domain was not up in time; its console ends with: {last}"
         ) from error
     return GuestAgentShell(agent) if stack.image.disk is not None else None

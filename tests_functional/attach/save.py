@@ -224,13 +224,8 @@ def _golden_image(
         image = dump_golden(machine, place)
         return lambda: image
     core, table = folder / _CORE, RamTable.look(machine)
-    file = os.open(core, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        machine.qmp.pass_descriptor(file, CORE_NAME)
-    finally:
-        os.close(file)
-    try:
-        dump_core(machine, CORE_NAME, deadline)
+        dump_core(machine, core, CORE_NAME, deadline)
     except CommandRefused as refusal:
         raise SetupBroken(
             f"QEMU does not dump this guest's memory ({refusal.reason}), and its process cannot be read, so "

@@ -11,7 +11,7 @@ from guest_images.packages.programs import packaged_program
 from guest_images.provisioning import Provisioning
 from harness.deadline import Deadline
 from harness.errors import DeadlineExpired, SetupBroken, SnapproofError
-from harness.process import ChildProcess, log_tail
+from harness.process import ChildProcess, last_line, log_tail
 
 _START_SECONDS = 30.0
 # Linux 6.12 net/unix/af_unix.c, unix_seq_show(): the flags of a socket on which somebody listens.
@@ -137,7 +137,7 @@ def _wait_listening(process: ChildProcess, socket: Path, name: str) -> None:
 
 
 def _last_words(process: ChildProcess) -> str:
-    return (log_tail(process.log).strip().splitlines() or ["none"])[-1].rstrip(".")
+    return (last_line(log_tail(process.log)) or "none").rstrip(".")
 
 
 def _listens(socket: Path) -> bool:

@@ -19,7 +19,7 @@ from harness.guest.identity import SshIdentity
 from harness.guest.no_shell import NoShell
 from harness.guest.shell import GuestShell, GuestUnreachable
 from harness.linux.kvm import find_kvm
-from harness.process import log_tail
+from harness.process import last_line, log_tail
 from harness.qemu.accelerator import kvm_sentence
 from harness.qemu.configuration import MIB, MachineConfig, QemuSettings, type_of
 from harness.qemu.disk import Disk
@@ -225,8 +225,8 @@ def _silent_guest(stack: Stack, machine: Machine, error: GuestUnreachable) -> Sn
     """Return the error for a guest that does not answer; for a user's own guest it says what to check."""
     if stack.image.agent is None:
         return error
-    said = log_tail(machine.folder / "qemu.log").strip().splitlines()[-1:]
-    words = f" QEMU's last words: {said[0]}." if said and not machine.alive() else ""
+    said = last_line(log_tail(machine.folder / "qemu.log"))
+    words = f" QEMU's last words: {said}." if said and not machine.alive() else ""
     return SetupBroken(
         f"{error.sentence}{words} It must boot from a virtio disk, get its address by DHCP on virtio-net and "
         f"run an SSH server; what it printed is in '{machine.folder / 'console.log'}'."

@@ -11,7 +11,6 @@ from harness.codes import Code
 from harness.elf_core import Segment
 from harness.qemu.core_image import RamTable, dump_core, read_segments
 from harness.qemu.monitor_tables import Place, region_of
-from harness.qemu.spawned_machine import SpawnedMachine
 from harness.status import Status
 from tests_functional.lib.build_outcome import outcome_of
 from tests_functional.lib.outcome import Outcome
@@ -39,20 +38,11 @@ def core_equals_dump(run: Run) -> Outcome:
     write_elf_core(snapshot.path, ours)
     with restored(run, snapshot) as machine:
         table = RamTable.look(machine)
-        _dump(run, machine, theirs)
+        dump_core(machine, theirs, _DESCRIPTOR, run.deadline.at_most(_SECONDS))
     check = compare_cores(ours, theirs, main_ram(table))
     if check.status is Status.PASS:
         run.discard(folder)
     return outcome_of(run, [check], time.monotonic() - begun, _EXPLANATION, check.facts)
-
-
-def _dump(run: Run, machine: SpawnedMachine, path: Path) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        machine.qmp.pass_descriptor(file, _DESCRIPTOR)
-    finally:
-        os.close(file)
-    dump_core(machine, _DESCRIPTOR, run.deadline.at_most(_SECONDS))
 
 
 def main_ram(table: RamTable) -> list[Place]:

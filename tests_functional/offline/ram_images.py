@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +41,7 @@ def ram_images(run: Run) -> Outcome:
         machine, deadline = source.guest.machine, run.deadline.at_most(SMALL_SAVE_SECONDS)
         run.say("Copying RAM of the stopped guest, and of the guest that runs.")
         machine.qmp.execute("stop")
-        _dump(machine, core, deadline)
+        dump_core(machine, core, _CORE, deadline)
         for _ in _copied(run, machine, flat):
             pass
         machine.qmp.execute("cont")
@@ -56,16 +55,6 @@ def ram_images(run: Run) -> Outcome:
     if check.status is Status.PASS:
         run.discard(run.folder)
     return outcome_of(run, [check], time.monotonic() - begun, _EXPLANATION, check.facts)
-
-
-def _dump(machine: Machine, path: Path, deadline: Deadline) -> None:
-    """Have QEMU write an ELF core of the stopped guest."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        machine.qmp.pass_descriptor(file, _CORE)
-    finally:
-        os.close(file)
-    dump_core(machine, _CORE, deadline)
 
 
 def _copied(run: Run, machine: Machine, path: Path) -> Iterator[None]:

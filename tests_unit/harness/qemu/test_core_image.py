@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,9 @@ class _Vm:
         self.commands.append((command, arguments))
         return {"status": self.states.pop(0) if len(self.states) > 1 else self.states[0]}
 
+    def pass_descriptor(self, file: int, name: str) -> None:
+        self.passed = (name, os.fstat(file).st_mode & 0o777)
+
     def query_migrate(self) -> dict[str, Any]:
         self.blocks -= 1
         return {"blocked-reasons": ["dump-guest-memory in progress"]} if self.blocks >= 0 else {}
@@ -146,10 +150,11 @@ class _Vm:
         pass
 
 
-def test_dump_is_awaited() -> None:
+def test_dump_is_awaited(tmp_path: Path) -> None:
     """It goes into the descriptor, and the monitor can be used meanwhile."""
     vm: Any = _Vm("", "active", "active", "completed")
-    dump_core(vm, "place", Deadline(10))
+    dump_core(vm, tmp_path / "core", "place", Deadline(10))
+    assert vm.passed == ("place", 0o600)
     assert vm.commands[0] == (
         "dump-guest-memory",
         {"paging": False, "protocol": "fd:place", "detach": True},
@@ -157,11 +162,11 @@ def test_dump_is_awaited() -> None:
     assert [command for command, _ in vm.commands[1:]] == ["query-dump"] * 3
 
 
-def test_dump_lasts_until_it_no_longer_blocks_a_migration() -> None:
+def test_dump_lasts_until_it_no_longer_blocks_a_migration(tmp_path: Path) -> None:
     """QEMU says that it has completed, and refuses a migration for some time still."""
     vm: Any = _Vm("", "completed")
     vm.blocks = 3
-    dump_core(vm, "place", Deadline(10))
+    dump_core(vm, tmp_path / "core", "place", Deadline(10))
     assert [command for command, _ in vm.commands[1:]] == ["query-dump"] * 4
 
 
@@ -169,8 +174,8 @@ def test_dump_lasts_until_it_no_longer_blocks_a_migration() -> None:
     ("states", "seconds", "words"),
     [(("", "failed"), 10.0, "ended as 'failed'"), (("", "active"), 0.0, "did not end")],
 )
-def test_dump_that_is_none(states: tuple[str, ...], seconds: float, words: str) -> None:
+def test_dump_that_is_none(tmp_path: Path, states: tuple[str, ...], seconds: float, words: str) -> None:
     """One that fails, and one that takes too long."""
     vm: Any = _Vm(*states)
     with pytest.raises(SetupBroken, match=words):
-        dump_core(vm, "place", Deadline(seconds))
+        dump_core(vm, tmp_path / "core", "place", Deadline(seconds))

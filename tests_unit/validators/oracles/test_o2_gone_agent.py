@@ -169,7 +169,7 @@ def test_each_counter_that_a_file_may_have(tmp_path: Path, device: Entry) -> Non
 
 
 def test_register_that_is_not_the_counter(tmp_path: Path) -> None:
-    """Its value does not count, whatever it is."""
+    """Any value of it counts for nothing."""
     device = _device(31, "cpu", {"cpreg_vmstate_indexes": [7, 8], "cpreg_vmstate_values": [_LAST, _LAST]})
     assert _judge(tmp_path, _used(_guest()), [*_late(7 * _GIGA), device]).status is Status.SKIP
 
